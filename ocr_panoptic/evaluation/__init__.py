@@ -1,0 +1,1 @@
+"""Evaluators by data set type, and the summary of their results."""

@@ -1,0 +1,36 @@
+"""Every config key that this project adds to Detectron2's."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+
+__all__ = ["add_ocr_panoptic_config"]
+
+
+def add_ocr_panoptic_config(cfg: CfgNode) -> None:
+    """Add the keys of this project to a Detectron2 config; a stock model is built as before.
+
+    Args:
+        cfg: from :func:`detectron2.config.get_cfg`, changed in place.
+    """
+    # Detectron2's default is "cuda" everywhere. A config that names a device still decides.
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+    cfg.MODEL.SEM_SEG_HEAD.OCR = ocr = CfgNode()
+    # Channels of the OCR stage: of the pixels that enter it and of the augmented pixels.
+    ocr.CHANNELS = 512
+    # Channels of query, key and value.
+    ocr.KEY_CHANNELS = 256
+    # Probability of dropping a channel of the augmented pixels in training.
+    ocr.DROPOUT = 0.05
+    # Norm of every convolution of the OCR stage; MODEL.SEM_SEG_HEAD.NORM is the FPN head's own.
+    ocr.NORM = "SyncBN"
+    # Number of 1x1-norm-ReLU in query and in key: 2 in the authors' code, 1 in the paper's text.
+    ocr.TRANSFORM_LAYERS = 2
+    # Weight of the loss on the original prediction, from which the soft object regions come.
+    # MODEL.SEM_SEG_HEAD.LOSS_WEIGHT weighs the loss on the refined prediction.
+    ocr.AUX_LOSS_WEIGHT = 0.25
+    # Keep the padding of a batch out of the soft object regions. Off as in the authors' code, to
+    # evaluate weights that others trained.
+    ocr.MASK_PADDING = True

@@ -1,0 +1,150 @@
+"""From a command line to a checked config."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+)
+from detectron2.utils import comm
+
+from .. import add_ocr_panoptic_config
+from ..data.checks import check_dataset_files, check_num_classes
+from ..errors import InputError
+
+__all__ = ["argument_parser", "check_config", "load_config"]
+
+_logger = logging.getLogger(__name__)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return Detectron2's argument parser; ``--dist-url`` finds a free port by itself."""
+    parser = default_argument_parser()
+    # Detectron2's port is the same for every job of a user, so two jobs on a host would collide.
+    parser.set_defaults(dist_url="auto")
+    return parser
+
+
+def load_config(config_file: str, overrides: list[str]) -> CfgNode:
+    """Read a config file and apply ``KEY VALUE`` overrides.
+
+    Args:
+        config_file: path to a yaml config.
+        overrides: keys and values in turn.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        InputError: if the file is missing or no config, a key is unknown, or a value has the
+            wrong type; names the file or key.
+    """
+    cfg = get_cfg()
+    add_ocr_panoptic_config(cfg)
+    if not Path(config_file).is_file():
+        raise InputError(f"--config-file {config_file}: no such file, expected a yaml config")
+    for source, merge in (
+        (config_file, lambda: cfg.merge_from_file(config_file)),
+        ("command line", lambda: cfg.merge_from_list(overrides)),
+    ):
+        try:
+            merge()
+        except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+            raise InputError(f"{source}: {_reason(error, overrides)}") from error
+    return cfg
+
+
+def _reason(error: Exception, overrides: list[str]) -> str:
+    if isinstance(error, AssertionError) and len(overrides) % 2:
+        return f"{len(overrides)} words after the options, expected pairs of KEY VALUE"
+    if isinstance(error, AssertionError):
+        # yacs asserts that a key's parent exists, and says the key.
+        return f"{error}, expected a key of the config"
+    # KeyError keeps its message in quotes; yaml spreads its over lines.
+    return " ".join(str(error).strip("'\"").split())
+
+
+def check_config(cfg: CfgNode, *, train: bool) -> None:
+    """Check a config before anything is built: names, device, files, numbers of classes.
+
+    Changes what cannot work as written but has one clear cure, and logs it.
+
+    Args:
+        cfg: changed in place, not frozen.
+        train: whether DATASETS.TRAIN is going to be read.
+
+    Raises:
+        InputError: names the key or file, its value and what was expected.
+    """
+    _check_names(cfg)
+    _check_device(cfg)
+    _check_solver(cfg, train)
+    for name in (*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST):
+        check_dataset_files(name)
+    check_num_classes(cfg)
+
+
+def _check_names(cfg: CfgNode) -> None:
+    for key, registry in (
+        ("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", BACKBONE_REGISTRY),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", PROPOSAL_GENERATOR_REGISTRY),
+        ("MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY),
+        ("MODEL.SEM_SEG_HEAD.NAME", SEM_SEG_HEADS_REGISTRY),
+    ):
+        name = cfg
+        for part in key.split("."):
+            name = name[part]
+        known = [entry for entry, _ in registry]
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3) or sorted(known)
+            raise InputError(f"{key}: '{name}' is not registered, expected {' or '.join(close)}")
+
+
+def _check_device(cfg: CfgNode) -> None:
+    try:
+        device = torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise InputError(f"MODEL.DEVICE: '{cfg.MODEL.DEVICE}', expected cuda or cpu") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("MODEL.DEVICE: cuda, but torch finds no CUDA device; expected cpu")
+    if device.type == "cpu":
+        if cfg.SOLVER.AMP.ENABLED:
+            raise InputError(
+                "SOLVER.AMP.ENABLED: True, but Detectron2 trains with mixed precision on CUDA "
+                "only; expected False on the CPU"
+            )
+        if comm.get_world_size() > 1:
+            _replace_sync_batch_norm(cfg)
+
+
+def _replace_sync_batch_norm(cfg: CfgNode, path: str = "") -> None:
+    """Replace SyncBN, which torch has for CUDA only, by Detectron2's own between CPU processes."""
+    for key, value in cfg.items():
+        here = f"{path}.{key}" if path else key
+        if isinstance(value, CfgNode):
+            _replace_sync_batch_norm(value, here)
+        elif key == "NORM" and value == "SyncBN":
+            cfg[key] = "naiveSyncBN"
+            _logger.warning(f"{here}: SyncBN needs CUDA between processes, naiveSyncBN is used")
+
+
+def _check_solver(cfg: CfgNode, train: bool) -> None:
+    processes = comm.get_world_size()
+    if train and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} images for {processes} processes, "
+            "expected a multiple"
+        )

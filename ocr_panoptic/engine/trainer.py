@@ -1,0 +1,88 @@
+"""Detectron2's DefaultTrainer with this project's data, evaluators and checkpoints."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine.train_loop import AMPTrainer, TrainerBase
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils import comm
+from torch import nn
+
+from ..data.mapper import PanopticDatasetMapper
+from ..evaluation.build import build_evaluators
+from ..evaluation.metrics import summarise, write_metrics
+from .checkpoint import Checkpointer
+
+__all__ = ["Trainer"]
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates any config of this project or of Detectron2."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Build model, optimizer, data loader and hooks as DefaultTrainer does.
+
+        Not DefaultTrainer's own constructor: that hands DistributedDataParallel a device id on the
+        CPU too, which it refuses.
+        """
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        model = create_ddp_model(
+            model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
+        )
+        step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = step(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Return Detectron2's train loader over :class:`PanopticDatasetMapper`."""
+        return build_detection_train_loader(cfg, mapper=PanopticDatasetMapper(cfg, True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Return Detectron2's test loader over :class:`PanopticDatasetMapper`."""
+        mapper = PanopticDatasetMapper(cfg, False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+        """Return the evaluators of the data set's type; they write to its own folder."""
+        return build_evaluators(cfg, dataset_name, _folder(cfg, dataset_name))
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
+        """Evaluate on every data set of DATASETS.TEST; write ``metrics.json`` beside results.
+
+        Returns:
+            Detectron2's results: task -> metric -> percent, by data set if there are several.
+        """
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+            names = cfg.DATASETS.TEST
+            for name in names:
+                of_dataset = results if len(names) == 1 else results[name]
+                write_metrics(_folder(cfg, name) / "metrics.json", summarise(of_dataset, dtype))
+        return results
+
+
+def _folder(cfg: CfgNode, dataset_name: str) -> Path:
+    return Path(cfg.OUTPUT_DIR) / "inference" / dataset_name

@@ -1,0 +1,130 @@
+"""The one scaled dot-product attention, and the 1x1 transforms that feed it."""
+
+from __future__ import annotations
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
+from torch import Tensor, nn
+
+__all__ = ["attention", "fold_norm", "pointwise_transform", "project", "to_map", "to_rows"]
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None
+) -> Tensor:
+    """Scaled dot-product attention: softmax over the keys of query . key / sqrt(d), times value.
+
+    Segmentation Transformer (OCR) paper, eq. 7 and 8. Torch's fused kernel scales before the
+    product, so half precision does not overflow.
+
+    Args:
+        query: (N, L, d), floating point.
+        key: (N, S, d).
+        value: (N, S, C); C may differ from d.
+        key_padding_mask: (N, S) bool, True where a key is padding and must get no weight.
+
+    Returns:
+        (N, L, C). A batch element whose keys are all padding gives zeros, never NaN.
+    """
+    if key_padding_mask is None:
+        return F.scaled_dot_product_attention(query, key, value)
+    # Where no key is valid all are let through, and the result is dropped: a softmax over
+    # nothing would be NaN, in the output and in every gradient behind it.
+    nothing = key_padding_mask.all(dim=1, keepdim=True)
+    allowed = (~key_padding_mask | nothing).unsqueeze(1)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+    return out.masked_fill(nothing.unsqueeze(2), 0.0)
+
+
+def pointwise_transform(
+    in_channels: int, out_channels: int, norm: str, depth: int = 1
+) -> nn.Module:
+    """Return ``depth`` times 1x1 convolution, norm, ReLU: the papers' transform functions.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of every convolution's output.
+        norm: a name that :func:`detectron2.layers.get_norm` knows, or "" for none. A convolution
+            before a norm has no bias, which would never get a gradient.
+        depth: how many convolutions, at least 1.
+
+    Raises:
+        ValueError: if ``depth`` is below 1.
+    """
+    if depth < 1:
+        raise ValueError(f"depth of a transform is {depth}, expected at least 1")
+    layers = []
+    for index in range(depth):
+        layer = Conv2d(
+            in_channels if index == 0 else out_channels,
+            out_channels,
+            kernel_size=1,
+            bias=not norm,
+            norm=get_norm(norm, out_channels),
+            activation=F.relu,
+        )
+        weight_init.c2_msra_fill(layer)
+        layers.append(layer)
+    return nn.Sequential(*layers)
+
+
+def fold_norm(conv: Conv2d) -> tuple[Tensor, Tensor | None, nn.Module | None]:
+    """Fold a convolution's BatchNorm, in its evaluation form, into weight and bias.
+
+    Nothing is cached: folding costs one product per weight, so the result can never be stale.
+
+    Args:
+        conv: a :class:`detectron2.layers.Conv2d` with its optional ``norm``.
+
+    Returns:
+        weight of the shape of ``conv.weight``, bias (C_out,) or None, and the norm that is left
+        to apply because it depends on the input (GroupNorm), or None.
+    """
+    norm = conv.norm
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm | FrozenBatchNorm2d) and (
+        norm.running_mean is not None
+    ):
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+        bias = shift * scale
+        if norm.bias is not None:
+            bias = bias + norm.bias
+        return conv.weight * scale.view(-1, *[1] * (conv.weight.dim() - 1)), bias, None
+    return conv.weight, conv.bias, norm
+
+
+def project(feats: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a 1x1 convolution, giving a channels-last map without a transposed copy of the input.
+
+    A contiguous input is read as the transposed matrix that it is; a channels-last one goes to
+    the convolution, which is faster there.
+
+    Args:
+        feats: (N, C, H, W).
+        weight: (C_out, C, 1, 1).
+        bias: (C_out,) or None.
+
+    Returns:
+        (N, C_out, H, W) in channels-last order, a new tensor that may be changed in place.
+    """
+    if feats.is_contiguous(memory_format=torch.channels_last):
+        return F.conv2d(feats, weight, bias)
+    columns = weight.flatten(1).t().expand(feats.shape[0], -1, -1)
+    rows = torch.bmm(to_rows(feats), columns)
+    if bias is not None:
+        rows.add_(bias)
+    return to_map(rows, feats)
+
+
+def to_rows(feats: Tensor) -> Tensor:
+    """View a map (N, C, H, W) as one row per position, (N, H * W, C)."""
+    return feats.flatten(2).transpose(1, 2)
+
+
+def to_map(rows: Tensor, like: Tensor) -> Tensor:
+    """View rows (N, H * W, C) as a map (N, C, H, W) with the height and width of ``like``."""
+    return rows.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)

@@ -1,0 +1,44 @@
+"""Detectron2's PanopticFPN and GeneralizedRCNN, which also tell the sizes of their images."""
+
+from __future__ import annotations
+
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
+from detectron2.structures import ImageList
+
+from .padding import padding_scope, record_image_sizes
+
+__all__ = ["PaddingAwareGeneralizedRCNN", "PaddingAwarePanopticFPN"]
+
+
+class _TellsImageSizes:
+    """Record the image sizes of each batch for :func:`~.padding.padding_mask`.
+
+    A mixin in front of a Detectron2 meta-architecture with ``preprocess_image``. It has no
+    parameter and no buffer, so checkpoints of the plain architecture fit.
+    """
+
+    def forward(self, batched_inputs: list[dict]) -> dict | list[dict]:
+        """As the architecture's own, with image sizes known to the modules inside."""
+        with padding_scope():
+            return super().forward(batched_inputs)
+
+    def inference(self, *args, **kwargs) -> list:
+        """As the architecture's own; also called by itself, by test-time augmentation."""
+        with padding_scope():
+            return super().inference(*args, **kwargs)
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalise, pad and batch as the architecture does, and record the sizes."""
+        images = super().preprocess_image(batched_inputs)
+        record_image_sizes(images)
+        return images
+
+
+@META_ARCH_REGISTRY.register()
+class PaddingAwarePanopticFPN(_TellsImageSizes, PanopticFPN):
+    """Panoptic-FPN whose heads and backbone can ask which positions are padding."""
+
+
+@META_ARCH_REGISTRY.register()
+class PaddingAwareGeneralizedRCNN(_TellsImageSizes, GeneralizedRCNN):
+    """GeneralizedRCNN (Mask R-CNN) whose heads and backbone can ask which positions are padding."""

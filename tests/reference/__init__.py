@@ -1,0 +1,1 @@
+"""Naive implementations, loop by loop from the papers' equations, in float64."""
