@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Derive semantic PNGs and an instances json from one COCO panoptic json and its PNGs."""
 
 from __future__ import annotations
@@ -7,25 +8,25 @@ import sys
 from collections.abc import Sequence
 
 from ocr_panoptic.data.coco_panoptic import prepare_coco_panoptic
-from ocr_panoptic.errors import command_line
+from ocr_panoptic.errors import ArgumentParser, command_line
 
 _EPILOG = """\
-Semantic PNGs: 8-bit greyscale, things 0, stuff 1 to n in the order of the category ids, unlabelled
-pixels 255 (for COCO n is 53: MODEL.SEM_SEG_HEAD.NUM_CLASSES 54).
+Semantic PNGs: 8-bit greyscale, named after the images, things 0, stuff 1 to n in the order of the
+category ids, unlabelled pixels 255 (for COCO n is 53: MODEL.SEM_SEG_HEAD.NUM_CLASSES 54).
 Instances json: COCO format, things only, with the exact masks of the PNGs as RLE.
 
 Where one of the two outputs exists (for example the instances json that COCO publishes), it is left
 alone, one line says so, and the other one is made. Where both exist, the command is refused unless
 --overwrite is given, which makes both again; to make only one again, remove it first.
-An output appears under its name only when it is whole.
+An output appears under its name only when it is whole; a run that is killed may leave S.partial-N,
+which can be removed.
 
 Exit status: 0 done, 2 bad input (one line on stderr).
 """
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = ArgumentParser(
         description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--panoptic-json", required=True, metavar="J", help="COCO panoptic json")
@@ -50,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    arguments = parse_arguments(argv)
+    arguments = _parse(argv)
     made = prepare_coco_panoptic(
         arguments.panoptic_json,
         arguments.panoptic_root,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-__all__ = ["BAD_INPUT", "InputError", "command_line"]
+__all__ = ["BAD_INPUT", "ArgumentParser", "InputError", "command_line", "fail"]
 
 BAD_INPUT = 2
 """Exit status of every command line for bad input."""
@@ -25,6 +27,17 @@ class InputError(Exception):
             last = message.strip().splitlines()[-1]
             message = last.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")
         super().__init__(message)
+
+
+def fail(message: str) -> NoReturn:
+    """Raise InputError; as an argparse parser's ``error`` it makes a mistake one line."""
+    raise InputError(message)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse parser that answers a mistake with :class:`InputError`."""
+
+    error = staticmethod(fail)
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -56,22 +56,24 @@ def check_dataset_files(dataset_name: str) -> None:
     image_names = [
         _file_name(dataset_name, i) for i in images if "coco_url" not in i or "file_name" in i
     ]
-    png_names = [f"{PurePath(name).with_suffix('.png')}" for name in image_names]
+    panoptic_names = []
     if "panoptic_json" in jsons:
         annotations = jsons["panoptic_json"]["annotations"]
-        panoptic_names = {a.get("image_id"): _file_name(dataset_name, a) for a in annotations}
-        without = [image for image in images if image.get("id") not in panoptic_names]
+        names = {a.get("image_id"): _file_name(dataset_name, a) for a in annotations}
+        without = [image for image in images if image.get("id") not in names]
         if without:
             raise InputError(
                 f"{metadata.panoptic_json}: no annotation of image id {without[0].get('id')}"
                 f"{_and_more(len(without) - 1)}; expected one for each image of dataset"
                 f" {dataset_name}"
             )
-        png_names = [panoptic_names[image.get("id")] for image in images]
+        panoptic_names = [names[image.get("id")] for image in images]
+    # Detectron2 pairs semantic labels with images by name.
+    semantic_names = [str(PurePath(name).with_suffix(".png")) for name in image_names]
     for key, kind, names in (
         ("image_root", "image", image_names),
-        ("panoptic_root", "panoptic PNG", png_names),
-        ("sem_seg_root", "semantic PNG", png_names),
+        ("panoptic_root", "panoptic PNG", panoptic_names),
+        ("sem_seg_root", "semantic PNG", semantic_names),
     ):
         if metadata.get(key) is not None:
             _check_files(dataset_name, kind, metadata.get(key), names)

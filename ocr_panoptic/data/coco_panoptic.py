@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from ocr_panoptic.data.panoptic_json import load_panoptic_json, read_panoptic_png
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.files import write_text
 
 __all__ = [
     "IGNORE_LABEL",
@@ -168,7 +169,7 @@ class _Derivation:
         if self.semantic_folder is not None:
             table = [IGNORE_LABEL] + [self.labels[segment["category_id"]] for segment in segments]
             semantic = np.array(table, dtype=np.uint8)[index]
-            Image.fromarray(semantic).save(self.semantic_folder / annotation["file_name"])
+            Image.fromarray(semantic).save(self.semantic_folder / _semantic_name(image))
         if not self.with_instances:
             return []
         return [
@@ -176,6 +177,11 @@ class _Derivation:
             for position, segment in enumerate(segments, start=1)
             if segment["category_id"] in self.thing_ids
         ]
+
+
+def _semantic_name(image: dict) -> PurePosixPath:
+    # Named after the image, not after the panoptic PNG: so Detectron2 pairs them.
+    return PurePosixPath(image["file_name"]).with_suffix(".png")
 
 
 def _instance(mask: np.ndarray, area: int, segment: dict, image_id: int) -> dict:
@@ -211,8 +217,8 @@ def prepare_coco_panoptic(
     Args:
         panoptic_json: COCO panoptic json.
         panoptic_root: folder of its 8-bit RGB PNGs.
-        semantic_root: folder to make, of 8-bit greyscale PNGs with the panoptic PNGs' names;
-            None for :func:`default_semantic_root`.
+        semantic_root: folder to make, of 8-bit greyscale PNGs with the images' names; None for
+            :func:`default_semantic_root`.
         instances_json: COCO instances json to make, with things only and exact RLE masks; None for
             :func:`default_instances_json`.
         overwrite: make both again where they exist.
@@ -242,12 +248,9 @@ def prepare_coco_panoptic(
     with contextlib.ExitStack() as stack:
         semantic_folder = None
         if with_semantic:
-            semantic_folder = stack.enter_context(_renamed_when_whole(semantic_root))
-            semantic_folder.mkdir()
-            for folder in {
-                semantic_folder / PurePosixPath(a["file_name"]).parent for _, a in pairs
-            }:
-                folder.mkdir(parents=True, exist_ok=True)
+            semantic_folder = stack.enter_context(_replacing_folder(semantic_root.resolve()))
+            for folder in {_semantic_name(image).parent for image in data["images"]}:
+                (semantic_folder / folder).mkdir(parents=True, exist_ok=True)
         derive = _Derivation(
             panoptic_json,
             panoptic_root,
@@ -261,17 +264,13 @@ def prepare_coco_panoptic(
             found = itertools.chain.from_iterable(results)
             instances = [{"id": number, **row} for number, row in enumerate(found, start=1)]
         if with_instances:
-            copied = {key: data[key] for key in ("info", "licenses") if key in data}
-            partial = stack.enter_context(_renamed_when_whole(instances_json))
-            _write_json(
-                partial,
-                {
-                    **copied,
-                    "images": data["images"],
-                    "annotations": instances,
-                    "categories": things,
-                },
-            )
+            content = {
+                **{key: data[key] for key in ("info", "licenses") if key in data},
+                "images": data["images"],
+                "annotations": instances,
+                "categories": things,
+            }
+            write_text(instances_json.resolve(), json.dumps(content))
     return PreparedDataset(
         semantic_root=semantic_root,
         semantic_written=with_semantic,
@@ -318,46 +317,36 @@ def _what_to_make(
         for path in semantic_root.rglob("*"):
             if path.is_file() and path.suffix != ".png":
                 raise InputError(f"{path}: expected only PNGs in a folder that --overwrite removes")
+    for output in (semantic_root, instances_json):
+        _require_writable(output.resolve())
     return overwrite or not has_semantic, overwrite or not has_instances
 
 
-@contextlib.contextmanager
-def _renamed_when_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, renamed to it at a clean exit, removed otherwise."""
-    # Through links, as the temporary name must be on the same file system.
-    path = path.resolve()
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+def _require_writable(path: Path) -> None:
+    """Make the parent folder, and tell now what would otherwise show when the work is done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a place to write") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: no permission to write; expected a place to write")
+
+
+@contextlib.contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder beside ``path``, renamed to it at a clean exit, removed otherwise."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
         yield partial
-        if path.is_dir():
-            replaced = path.with_name(f"{path.name}.replaced-{os.getpid()}")
+        replaced = path.with_name(f"{path.name}.replaced-{os.getpid()}")
+        if path.exists():
             path.rename(replaced)
-            partial.rename(path)
-            _remove(replaced)
-        else:
-            partial.replace(path)
+        partial.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, data: dict) -> None:
-    with open(path, "w", encoding="ascii") as file:
-        # json.dump would go through the much slower pure Python encoder.
-        file.write(json.dumps(data))
-        file.flush()
-        os.fsync(file.fileno())
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _parallel_map(function: Callable, items: list, num_processes: int | None) -> Generator:

@@ -117,7 +117,8 @@ def _require_relative(path: str | Path, where: str, row: dict) -> None:
     # Names decide where labels are written.
     if name.is_absolute() or ".." in name.parts or not name.name:
         raise InputError(
-            f"{path}: {where}: 'file_name' is {row['file_name']!r}; expected a path within its folder"
+            f"{path}: {where}: 'file_name' is {row['file_name']!r};"
+            " expected a path within its folder"
         )
 
 

@@ -22,7 +22,7 @@ from detectron2.utils import comm
 
 from .. import add_ocr_panoptic_config
 from ..data.checks import check_dataset_files, check_num_classes
-from ..errors import InputError
+from ..errors import InputError, fail
 
 __all__ = ["argument_parser", "check_config", "load_config"]
 
@@ -30,8 +30,12 @@ _logger = logging.getLogger(__name__)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Return Detectron2's argument parser; ``--dist-url`` finds a free port by itself."""
+    """Return Detectron2's argument parser; ``--dist-url`` finds a free port by itself.
+
+    A mistake in the arguments is an InputError, one line instead of the whole usage.
+    """
     parser = default_argument_parser()
+    parser.error = fail
     # Detectron2's port is the same for every job of a user, so two jobs on a host would collide.
     parser.set_defaults(dist_url="auto")
     return parser

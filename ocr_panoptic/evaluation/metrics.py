@@ -24,6 +24,9 @@ METRICS: dict[str, tuple[str, str]] = {
 }
 """Our name -> task and key in Detectron2's results."""
 
+# Without it tabulate prints 0.0 as 0.
+_AS_WRITTEN = {"stralign": "right", "disable_numparse": True}
+
 
 def summarise(results: Mapping[str, Mapping[str, float]], dtype: str) -> dict[str, str | float]:
     """Return the headline metrics of one data set.
@@ -63,10 +66,10 @@ def format_metrics(summary: Mapping[str, str | float]) -> str:
         (label, *(cell(metric + suffix) for metric in ("PQ", "SQ", "RQ")))
         for label, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
     ]
-    panoptic = tabulate(rows, headers=("", "PQ", "SQ", "RQ"), stralign="right")
+    panoptic = tabulate(rows, headers=("", "PQ", "SQ", "RQ"), **_AS_WRITTEN)
     others = tabulate(
         [[cell(name) for name in ("box_AP", "mask_AP", "mIoU")]],
         headers=("box AP", "mask AP", "mIoU"),
-        stralign="right",
+        **_AS_WRITTEN,
     )
     return f"{panoptic}\n\n{others}"

@@ -1,0 +1,1 @@
+"""Pictures of panoptic results, soft object regions and losses, and the page that shows them."""

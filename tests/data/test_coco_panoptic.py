@@ -191,13 +191,14 @@ def test_things_only_and_stuff_only(scene, isthing, values):
     assert found == values
 
 
-def test_pngs_in_folders_keep_them(scene):
-    (scene.root / "city").mkdir()
-    scene.data["annotations"][0]["file_name"] = "city/8.png"
-    scene.png(8).rename(scene.root / "city" / "8.png")
-    scene.json_path.write_text(json.dumps(scene.data))
+def test_semantic_pngs_are_named_after_the_images(scene):
+    scene.data["images"][0]["file_name"] = "city/8_left.jpg"
+    scene.data["annotations"][0]["file_name"] = "8_panoptic.png"
+    scene.save()
+    scene.png(8).rename(scene.root / "8_panoptic.png")
     scene.prepare()
-    assert (scene.semantic_root / "city" / "8.png").is_file()
+    names = [path.relative_to(scene.semantic_root) for path in scene.semantic_root.rglob("*.png")]
+    assert sorted(map(str, names)) == ["2.png", "city/8_left.png"]
 
 
 # What is asked of outputs.
@@ -290,6 +291,13 @@ def test_outputs_may_not_replace_inputs(scene):
         scene.prepare(instances_json=scene.root)
 
 
+def test_outputs_need_a_place(scene):
+    with pytest.raises(InputError, match=r"/semantic: .*; expected a place to write"):
+        scene.prepare(semantic_root=scene.json_path / "new" / "semantic")
+    with pytest.raises(InputError, match=r"/instances.json: .*; expected a place to write"):
+        scene.prepare(instances_json=scene.json_path / "new" / "instances.json")
+
+
 def test_names_without_panoptic_ask_for_the_flags(scene, main, capsys, tmp_path):
     scene.root = scene.root.rename(tmp_path / "labels")
     assert main(scene.arguments()) == 2
@@ -316,6 +324,14 @@ def test_subprocess_answers_with_one_line(scene):
     )
     assert result.stdout == ""
     assert scene.outputs() == []
+
+
+def test_bad_arguments_are_told_in_one_line(scene, main, capsys):
+    assert main(scene.arguments("--num-processes", "many")) == 2
+    expected = "error: argument --num-processes: invalid int value: 'many'\n"
+    assert capsys.readouterr().err == expected
+    assert main([]) == 2
+    assert "required: --panoptic-json, --panoptic-root" in capsys.readouterr().err
 
 
 def test_number_of_processes_is_checked(scene):
@@ -460,13 +476,18 @@ DELETE = object()
         (
             ("annotations", 0, "file_name"),
             "../8.png",
-            "annotation of image_id 8: 'file_name' is '../8.png'; expected a PNG of its own,"
-            " relative to the panoptic folder",
+            "annotation of image_id 8: 'file_name' is '../8.png'; expected a path within its"
+            " folder",
         ),
         (
-            ("annotations", 0, "file_name"),
-            "2.png",
-            "annotation of image_id 2: 'file_name' is used twice; expected a PNG of its own",
+            ("images", 0, "file_name"),
+            "/8.jpg",
+            "image id 8: 'file_name' is '/8.jpg'; expected a path within its folder",
+        ),
+        (
+            ("images", 0, "file_name"),
+            "2.jpeg",
+            "image id 2: 'file_name' 2.jpg occurs twice, but for its suffix; expected unique names",
         ),
         (
             ("annotations", 0, "segments_info"),

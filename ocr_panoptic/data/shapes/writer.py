@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -27,7 +31,8 @@ MIN_SIZE, MAX_SIZE = 96, 2048
 """Sides of a picture, pixels: below, small objects have no shape left."""
 
 _JPEG_QUALITY = 95
-_POOL_FROM = 64  # Fewer pictures are done before a second process has started.
+# Fewer pixels are drawn before a second process has imported what it needs.
+_POOL_PIXELS = 60_000_000
 
 
 def write_shapes(
@@ -71,12 +76,17 @@ def write_shapes(
         raise InputError(f"--size {size}: expected {MIN_SIZE} to {MAX_SIZE} pixels")
     if seed < 0:
         raise InputError(f"--seed {seed}: expected 0 or more")
+    if processes is not None and processes < 1:
+        raise InputError(f"processes {processes}: expected 1 or more")
+    if processes is None and (train + val) * size * size < _POOL_PIXELS:
+        processes = 1
     output = Path(output)
     partial = _start_folder(output)
     try:
-        for split, count in (("train", train), ("val", val)):
-            _write_split(partial, split, count, parameters, size, seed, processes)
-        partial.replace(output)
+        with _ordered_map(processes) as ordered_map:
+            for split, count in (("train", train), ("val", val)):
+                _write_split(partial, split, count, parameters, size, seed, ordered_map)
+        partial.replace(output.resolve())
     except OSError as error:
         raise InputError(f"--output {output}: {error.strerror or error}") from error
     finally:
@@ -88,13 +98,17 @@ def _start_folder(output: Path) -> Path:
     """Make the folder to write to, beside ``output`` so that a rename ends the work."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {output}: exists, expected a new or empty folder")
-    partial = output.absolute().with_name(f".{output.absolute().name}.{os.getpid()}.partial")
+    target = output.resolve()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    # Left behind by a killed process that had this one's number.
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         for split in SPLITS:
             for folder in (split, f"panoptic_{split}", f"panoptic_stuff_{split}"):
                 (partial / folder).mkdir(parents=True)
         (partial / "annotations").mkdir()
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         raise InputError(f"--output {output}: {error.strerror or error}") from error
     return partial
 
@@ -106,16 +120,14 @@ def _write_split(
     difficulty: Difficulty,
     size: int,
     seed: int,
-    processes: int | None,
+    ordered_map: Callable[..., Iterable[tuple]],
 ) -> None:
     work = functools.partial(_write_image, root, split, difficulty.name, size, seed)
-    cores = os.cpu_count() or 1
-    workers = 1 if count < _POOL_FROM and processes is None else min(processes or cores, cores)
-    results = tqdm(
-        _in_order(work, count, workers), total=count, desc=f"shapes {split}", unit="image"
-    )
+    results = ordered_map(work, range(count))
+    # A bar in a log file would bury the one line of an error.
+    bar = tqdm(results, total=count, desc=f"shapes {split}", unit="image", disable=None)
     images, panoptic, instances = [], [], []
-    for image, annotation, objects in results:
+    for image, annotation, objects in bar:
         images.append(image)
         panoptic.append(annotation)
         instances.extend(objects)
@@ -127,28 +139,52 @@ def _write_split(
             "size": size,
         },
         "licenses": [
-            {"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}
+            {
+                "id": 1,
+                "name": "CC0 1.0",
+                "url": "https://creativecommons.org/publicdomain/zero/1.0/",
+            }
         ],
         "images": images,
     }
     categories = [category.to_json() for category in difficulty.categories]
     things = [category.to_json() for category in difficulty.things]
-    for kind, annotations, listed in (
+    for kind, rows, listed in (
         ("panoptic", panoptic, categories),
         ("instances", instances, things),
     ):
         with open(root / "annotations" / f"{kind}_{split}.json", "w", encoding="utf-8") as file:
-            json.dump({**common, "annotations": annotations, "categories": listed}, file)
+            json.dump({**common, "annotations": rows, "categories": listed}, file)
 
 
-def _in_order(work: functools.partial, count: int, workers: int) -> Iterator[tuple]:
+@contextlib.contextmanager
+def _ordered_map(processes: int | None) -> Iterator[Callable[..., Iterable[tuple]]]:
+    """Give a ``map`` whose results come in order, whatever computes them."""
+    cores = os.cpu_count() or 1
+    workers = min(processes or cores, cores)
     if workers == 1:
-        yield from map(work, range(count))
+        yield map
         return
     # Not forked: the caller may have threads, of OpenCV or torch, whose locks a fork would copy.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(work, range(count), chunksize=8)
+    with ProcessPoolExecutor(workers, context, initializer=_initialize_worker) as pool:
+        try:
+            yield functools.partial(pool.map, chunksize=8)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _initialize_worker() -> None:
+    cv2.setNumThreads(1)
+    # Ctrl-C reaches the whole group of processes: the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    # A parent that is killed cannot end its workers, which would wait for work for ever.
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _write_image(

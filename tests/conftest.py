@@ -1,0 +1,34 @@
+"""What the tests share: one small Shapes data set, and the command lines as functions."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from ocr_panoptic.data.shapes.register import register_shapes
+from ocr_panoptic.data.shapes.writer import write_shapes
+
+REPOSITORY = Path(__file__).parents[1]
+
+# Two pytest processes share two cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def datasets_root(tmp_path_factory):
+    """A $DETECTRON2_DATASETS with small Shapes in it, registered as test_shapes_{train,val}."""
+    root = tmp_path_factory.mktemp("datasets")
+    write_shapes(root / "shapes_easy", train=8, val=5, size=96, seed=0, processes=1)
+    for split in ("train", "val"):
+        register_shapes(f"test_shapes_{split}", root / "shapes_easy", split, "easy")
+    return root
+
+
+def load_tool(path):
+    """Return a command line's module, by its path in the repository."""
+    path = REPOSITORY / path
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

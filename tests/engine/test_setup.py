@@ -1,0 +1,120 @@
+"""Bad configs and arguments: one line that names the key or file, the value and what to write."""
+
+import pytest
+import torch
+from detectron2.utils import comm
+
+from ocr_panoptic.engine.setup import argument_parser, check_config, load_config
+from ocr_panoptic.errors import InputError
+
+from ..models import TINY, small_config
+
+TEST_SETS = [
+    *("DATASETS.TRAIN", "('test_shapes_train_separated',)"),
+    *("DATASETS.TEST", "('test_shapes_val_separated',)"),
+]
+
+BAD_OVERRIDES = [
+    (["MODEL.SEM_SEG_HEAD.OCR.CHANELS", 3], "Non-existent key: MODEL.SEM_SEG_HEAD.OCR.CHANELS"),
+    (["MODEL.NOTHING.HERE", 3], "Non-existent key: MODEL.NOTHING.HERE"),
+    (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
+    (["SOLVER.MAX_ITER"], "1 words after the options, expected pairs of KEY VALUE"),
+]
+
+BAD_CONFIGS = [
+    (
+        ["MODEL.SEM_SEG_HEAD.NAME", "OCRSemSegFPNHed"],
+        "MODEL.SEM_SEG_HEAD.NAME: 'OCRSemSegFPNHed' is not registered, expected OCRSemSegFPNHead",
+    ),
+    (
+        ["MODEL.META_ARCHITECTURE", "zzz"],
+        "MODEL.META_ARCHITECTURE: 'zzz' is not registered, expected ",
+    ),
+    (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE: 'gpu', expected cuda or cpu"),
+    (["SOLVER.AMP.ENABLED", True], "SOLVER.AMP.ENABLED: True, .* expected False on the CPU"),
+    (
+        ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54],
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 54; expected 7, the number of stuff_classes of dataset "
+        "test_shapes_train_separated",
+    ),
+    (["MODEL.ROI_HEADS.NUM_CLASSES", 80], "MODEL.ROI_HEADS.NUM_CLASSES is 80; expected 6"),
+    (["DATASETS.TRAIN", "('test_shape_train_separated',)"], "'test_shape_train_separated' is not"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_OVERRIDES)
+def test_bad_overrides(overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(str(TINY["ocr"]), overrides)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("command line: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MODEL: {SEM_SEG_HEAD: {OCRR: 1}}", "Non-existent config key: MODEL.SEM_SEG_HEAD.OCRR"),
+        ("MODEL: [", "expected"),
+        ("_BASE_: missing.yaml", "missing.yaml"),
+    ],
+)
+def test_bad_config_files(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"VERSION: 2\n{text}\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(str(path), [])
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_config_file():
+    with pytest.raises(InputError, match=r"--config-file no\.yaml: no such file"):
+        load_config("no.yaml", [])
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_CONFIGS)
+def test_bad_configs(datasets_root, overrides, message):
+    cfg = small_config("ocr", [*TEST_SETS, *overrides])
+    with pytest.raises(InputError, match=message):
+        check_config(cfg, train=True)
+
+
+def test_a_good_config_passes_unchanged(datasets_root):
+    cfg = small_config("ocr", TEST_SETS)
+    before = cfg.dump()
+    check_config(cfg, train=True)
+    assert cfg.dump() == before
+
+
+def test_cuda_without_a_device(datasets_root, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = small_config("ocr", [*TEST_SETS, "MODEL.DEVICE", "cuda"])
+    with pytest.raises(InputError, match=r"MODEL\.DEVICE: cuda, but torch finds no CUDA device"):
+        check_config(cfg, train=True)
+
+
+def test_several_processes_on_the_cpu(datasets_root, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    cfg = small_config("ocr", [*TEST_SETS, "MODEL.SEM_SEG_HEAD.OCR.NORM", "SyncBN"])
+    check_config(cfg, train=True)
+    assert cfg.MODEL.SEM_SEG_HEAD.OCR.NORM == "naiveSyncBN"
+    assert cfg.MODEL.SEM_SEG_HEAD.NORM == "GN"
+    cfg.SOLVER.IMS_PER_BATCH = 3
+    with pytest.raises(InputError, match="IMS_PER_BATCH: 3 images for 2 processes"):
+        check_config(cfg, train=True)
+    check_config(cfg, train=False)
+
+
+def test_arguments_are_detectron2s():
+    args = argument_parser().parse_args(
+        ["--config-file", "a.yaml", "--num-gpus", "2", "--resume", "SOLVER.MAX_ITER", "3"]
+    )
+    assert (args.config_file, args.num_gpus, args.resume) == ("a.yaml", 2, True)
+    assert args.opts == ["SOLVER.MAX_ITER", "3"]
+    assert args.dist_url == "auto"
+
+
+@pytest.mark.parametrize("argv", [["--num-gpus", "two"], ["--no-such-flag"]])
+def test_bad_arguments_are_one_line(argv):
+    with pytest.raises(InputError, match="--n"):
+        argument_parser().parse_args(argv)

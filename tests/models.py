@@ -1,0 +1,32 @@
+"""Small models for tests."""
+
+import torch
+from detectron2.modeling import build_model
+
+from ocr_panoptic.engine.setup import load_config
+
+from .conftest import REPOSITORY
+
+CONFIGS = REPOSITORY / "configs"
+TINY = {
+    "baseline": CONFIGS / "Shapes-PanopticSegmentation/panoptic_fpn_tiny.yaml",
+    "ocr": CONFIGS / "Shapes-PanopticSegmentation/panoptic_fpn_ocr_tiny.yaml",
+}
+
+# As small as a Panoptic-FPN gets, for tests that run it.
+SMALL = [
+    *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.RPN.CONV_DIMS", [32]),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", 32, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
+    *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.RPN.POST_NMS_TOPK_TEST", 20),
+    *("INPUT.MIN_SIZE_TRAIN", (96,), "INPUT.MIN_SIZE_TEST", 96, "DATALOADER.NUM_WORKERS", 0),
+    *("MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", 2, "SEED", 3),
+]
+
+
+def small_config(name="ocr", overrides=()):
+    return load_config(str(TINY[name]), [*map(str, SMALL), *map(str, overrides)])
+
+
+def small_model(name="ocr", overrides=(), seed=0):
+    torch.manual_seed(seed)
+    return build_model(small_config(name, overrides))
