@@ -1,0 +1,1 @@
+"""Cost of context schemes and models: parameters, FLOPs, memory, time."""

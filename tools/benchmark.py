@@ -1,0 +1,63 @@
+"""Measure what context schemes cost: parameters, FLOPs, peak memory, time.
+
+Example: python tools/benchmark.py context --names ocr ocr_textbook --size 512,128,128
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ocr_panoptic.benchmark.context import format_table, measure_schemes
+from ocr_panoptic.benchmark.schemes import SCHEMES
+from ocr_panoptic.errors import ArgumentParser, InputError, command_line
+from ocr_panoptic.files import write_text
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+    """Read "C,H,W"."""
+    try:
+        channels, height, width = map(int, text.split(","))
+    except ValueError as error:
+        raise InputError(f"--size {text}: expected C,H,W such as 512,128,128") from error
+    if min(channels, height, width) < 1:
+        raise InputError(f"--size {text}: expected numbers of 1 or more")
+    return channels, height, width
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line ``argv``, the process's own where it is None."""
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=ArgumentParser)
+    context = commands.add_parser("context", help="context schemes, side by side")
+    context.add_argument("--names", nargs="+", default=list(SCHEMES), metavar="NAME")
+    context.add_argument("--size", default="512,128,128", metavar="C,H,W", help="of the input")
+    context.add_argument("--num-regions", type=int, metavar="K", help="classes of the regions")
+    context.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    context.add_argument("--dtype", default="float32", choices=DTYPES)
+    context.add_argument("--runs", type=int, default=9, metavar="N", help="timed calls of each")
+    context.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
+    args = parser.parse_args(argv)
+    rows = measure_schemes(
+        args.names,
+        parse_size(args.size),
+        device=args.device,
+        dtype=DTYPES[args.dtype],
+        num_regions=args.num_regions,
+        runs=args.runs,
+    )
+    print(format_table(rows))
+    if args.json:
+        write_text(args.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
