@@ -8,16 +8,11 @@ from collections.abc import Sequence
 
 from ocr_panoptic.data.shapes.difficulty import EASY, HARD
 from ocr_panoptic.data.shapes.writer import write_shapes
-from ocr_panoptic.errors import InputError, command_line
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise InputError(message)
+from ocr_panoptic.errors import ArgumentParser, command_line
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--train", type=int, default=1000, metavar="N", help="training pictures")
     parser.add_argument("--val", type=int, default=200, metavar="N", help="validation pictures")

@@ -1,10 +1,12 @@
 """What the tests share: one small Shapes data set, and the command lines as functions."""
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 
 from ocr_panoptic.data.shapes.register import register_shapes
 from ocr_panoptic.data.shapes.writer import write_shapes
@@ -23,6 +25,23 @@ def datasets_root(tmp_path_factory):
     for split in ("train", "val"):
         register_shapes(f"test_shapes_{split}", root / "shapes_easy", split, "easy")
     return root
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers():
+    """Take away, after a test, the handlers that Detectron2 puts on its loggers in every run.
+
+    They hold the test's captured stdout and its log file.
+    """
+    yield
+    for name in ("detectron2", "fvcore", "ocr_panoptic"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+        logger.propagate = True
+    setup_logger.cache_clear()
 
 
 def load_tool(path):

@@ -32,7 +32,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS: {path} cannot be downloaded ({error.reason}), expected a local "
                 "file or an address that can be reached"
             ) from error
-        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
+        except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"MODEL.WEIGHTS: {path} is no checkpoint ({reason})") from error
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
-from detectron2.engine import default_setup
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine.hooks import EvalHook
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from ..visualization.curves import draw_loss_curves, read_metrics
 from ..visualization.report import Report, write_report
 from ..visualization.run_report import class_tables, examples_of_run, metric_tables
 from .progress import ProgressBar, quiet_console
-from .setup import check_config, load_config
+from .setup import load_config, prepare_run
 from .trainer import Trainer
 
 __all__ = ["run_demo"]
@@ -86,9 +85,7 @@ def run_demo(
             *overrides,
         ],
     )
-    check_config(cfg, train=True)
-    cfg.freeze()
-    default_setup(cfg, argparse.Namespace(config_file=config_file))
+    prepare_run(cfg, argparse.Namespace(config_file=config_file), train=True)
     quiet_console()
 
     trainer = _DemoTrainer(cfg)
@@ -139,9 +136,10 @@ def _prepare(root: Path, train_images: int, val_images: int) -> tuple[str, str]:
         write_shapes(root, train=train_images, val=val_images, size=EASY.size, seed=0)
     for split in counts:
         name = f"demo_shapes_{split}"
-        if f"{name}_separated" in DatasetCatalog:
-            DatasetCatalog.remove(f"{name}_separated")
-            DatasetCatalog.remove(f"{name}_stuffonly")
+        for registered in (f"{name}_separated", f"{name}_stuffonly"):
+            # Of an earlier demo in this process, in another folder.
+            DatasetCatalog.pop(registered, None)
+            MetadataCatalog.pop(registered, None)
         register_shapes(name, root, split, EASY.name)
     return "demo_shapes_train_separated", "demo_shapes_val_separated"
 

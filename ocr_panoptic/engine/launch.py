@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
-from detectron2.engine import default_setup, launch
+from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
@@ -12,10 +13,18 @@ from torch.multiprocessing import ProcessRaisedException
 from ..errors import InputError
 from ..evaluation.metrics import format_metrics, summarise
 from .checkpoint import Checkpointer
-from .setup import check_config, load_config
+from .setup import load_config, prepare_run
 from .trainer import Trainer
 
 __all__ = ["launch_run"]
+
+
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+
+
+# Detectron2 logs the traceback of whatever ends a training; a user's mistake gets one line instead.
+logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
 
 
 def launch_run(args: argparse.Namespace) -> None:
@@ -52,9 +61,7 @@ def run(args: argparse.Namespace) -> dict:
         Detectron2's results, empty on other ranks than 0.
     """
     cfg = load_config(args.config_file, args.opts)
-    check_config(cfg, train=not args.eval_only)
-    cfg.freeze()
-    default_setup(cfg, args)
+    prepare_run(cfg, args, train=not args.eval_only)
     if args.eval_only:
         model = Trainer.build_model(cfg)
         Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)

@@ -38,7 +38,7 @@ class ProgressBar(HookBase):
 
 def quiet_console() -> None:
     """Let only warnings of Detectron2's loggers reach the terminal; its log file keeps all."""
-    for name in ("detectron2", "fvcore"):
+    for name in ("detectron2", "fvcore", "ocr_panoptic"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(
                 handler, logging.FileHandler

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import logging
 from pathlib import Path
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_argument_parser
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -19,14 +18,13 @@ from detectron2.modeling import (
     SEM_SEG_HEADS_REGISTRY,
 )
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from .. import add_ocr_panoptic_config
 from ..data.checks import check_dataset_files, check_num_classes
 from ..errors import InputError, fail
 
-__all__ = ["argument_parser", "check_config", "load_config"]
-
-_logger = logging.getLogger(__name__)
+__all__ = ["argument_parser", "check_config", "load_config", "prepare_run"]
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -80,24 +78,45 @@ def _reason(error: Exception, overrides: list[str]) -> str:
     return " ".join(str(error).strip("'\"").split())
 
 
-def check_config(cfg: CfgNode, *, train: bool) -> None:
-    """Check a config before anything is built: names, device, files, numbers of classes.
-
-    Changes what cannot work as written but has one clear cure, and logs it.
+def prepare_run(cfg: CfgNode, args: argparse.Namespace, *, train: bool) -> None:
+    """Check and freeze a config, make its OUTPUT_DIR, and start logging and random numbers.
 
     Args:
-        cfg: changed in place, not frozen.
+        cfg: not frozen.
+        args: logged, as Detectron2 does.
         train: whether DATASETS.TRAIN is going to be read.
+
+    Raises:
+        InputError: as :func:`check_config`; OUTPUT_DIR is not touched then.
+    """
+    changes = check_config(cfg, train=train)
+    cfg.freeze()
+    default_setup(cfg, args)
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ocr_panoptic")
+    for change in changes:
+        logger.warning(change)
+
+
+def check_config(cfg: CfgNode, *, train: bool) -> list[str]:
+    """Check a config before anything is built: names, device, files, numbers of classes.
+
+    Args:
+        cfg: what cannot work as written, but has one clear cure, is changed in place.
+        train: whether DATASETS.TRAIN is going to be read.
+
+    Returns:
+        One line for each change.
 
     Raises:
         InputError: names the key or file, its value and what was expected.
     """
     _check_names(cfg)
-    _check_device(cfg)
+    changes = _check_device(cfg)
     _check_solver(cfg, train)
     for name in (*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST):
         check_dataset_files(name)
     check_num_classes(cfg)
+    return changes
 
 
 def _check_names(cfg: CfgNode) -> None:
@@ -117,7 +136,7 @@ def _check_names(cfg: CfgNode) -> None:
             raise InputError(f"{key}: '{name}' is not registered, expected {' or '.join(close)}")
 
 
-def _check_device(cfg: CfgNode) -> None:
+def _check_device(cfg: CfgNode) -> list[str]:
     try:
         device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
@@ -131,18 +150,21 @@ def _check_device(cfg: CfgNode) -> None:
                 "only; expected False on the CPU"
             )
         if comm.get_world_size() > 1:
-            _replace_sync_batch_norm(cfg)
+            return _replace_sync_batch_norm(cfg)
+    return []
 
 
-def _replace_sync_batch_norm(cfg: CfgNode, path: str = "") -> None:
+def _replace_sync_batch_norm(cfg: CfgNode, path: str = "") -> list[str]:
     """Replace SyncBN, which torch has for CUDA only, by Detectron2's own between CPU processes."""
+    changes = []
     for key, value in cfg.items():
         here = f"{path}.{key}" if path else key
         if isinstance(value, CfgNode):
-            _replace_sync_batch_norm(value, here)
+            changes += _replace_sync_batch_norm(value, here)
         elif key == "NORM" and value == "SyncBN":
             cfg[key] = "naiveSyncBN"
-            _logger.warning(f"{here}: SyncBN needs CUDA between processes, naiveSyncBN is used")
+            changes.append(f"{here}: SyncBN needs CUDA between processes, naiveSyncBN is used")
+    return changes
 
 
 def _check_solver(cfg: CfgNode, train: bool) -> None:

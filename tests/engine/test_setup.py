@@ -82,7 +82,7 @@ def test_bad_configs(datasets_root, overrides, message):
 def test_a_good_config_passes_unchanged(datasets_root):
     cfg = small_config("ocr", TEST_SETS)
     before = cfg.dump()
-    check_config(cfg, train=True)
+    assert check_config(cfg, train=True) == []
     assert cfg.dump() == before
 
 
@@ -96,7 +96,8 @@ def test_cuda_without_a_device(datasets_root, monkeypatch):
 def test_several_processes_on_the_cpu(datasets_root, monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     cfg = small_config("ocr", [*TEST_SETS, "MODEL.SEM_SEG_HEAD.OCR.NORM", "SyncBN"])
-    check_config(cfg, train=True)
+    (change,) = check_config(cfg, train=True)
+    assert change.startswith("MODEL.SEM_SEG_HEAD.OCR.NORM: SyncBN needs CUDA between processes")
     assert cfg.MODEL.SEM_SEG_HEAD.OCR.NORM == "naiveSyncBN"
     assert cfg.MODEL.SEM_SEG_HEAD.NORM == "GN"
     cfg.SOLVER.IMS_PER_BATCH = 3

@@ -1,0 +1,53 @@
+"""The demo, as small as it gets."""
+
+import json
+
+import pytest
+
+from ocr_panoptic.errors import BAD_INPUT
+
+from ..conftest import load_tool
+from ..models import SMALL
+
+
+@pytest.fixture(scope="module")
+def main():
+    return load_tool("tools/demo.py").main
+
+
+OVERRIDES = [*map(str, SMALL), "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)"]
+COUNTS = ["--train", "4", "--val", "3"]
+
+
+def test_demo_from_nothing_twice(main, tmp_path, capsys):
+    output = tmp_path / "demo"
+    for _ in range(2):  # the second finds the Shapes of the first, and replaces the run
+        assert main(["--output", str(output), *COUNTS, *OVERRIDES]) == 0
+        metrics = json.loads((output / "metrics.json").read_text())
+        assert metrics["dtype"] == "float32"
+        assert 0 < metrics["mIoU"] < 100
+        page = (output / "report.html").read_text()
+        assert page.count('class="example"') == 3
+        assert f"{metrics['mIoU']:.1f}" in page
+        printed = capsys.readouterr().out
+        assert f"{metrics['mIoU']:.1f}" in printed
+        assert str(output / "report.html") in printed
+    assert len(list((output / "shapes/train").iterdir())) == 4
+
+
+def test_a_failed_demo_leaves_no_numbers(main, tmp_path, capsys):
+    output = tmp_path / "demo"
+    output.mkdir()
+    for name in ("metrics.json", "report.html"):
+        (output / name).write_text("of an earlier run")
+    argv = ["--output", str(output), *COUNTS, *OVERRIDES, "MODEL.SEM_SEG_HEAD.NAME", "NoHead"]
+    assert main(argv) == BAD_INPUT
+    assert "'NoHead' is not registered" in capsys.readouterr().err
+    assert not (output / "metrics.json").exists()
+    assert not (output / "report.html").exists()
+
+
+@pytest.mark.parametrize("argv", [["--train", "0"], ["--val", "-1"]])
+def test_no_images_are_refused(main, tmp_path, capsys, argv):
+    assert main(["--output", str(tmp_path / "demo"), *argv]) == BAD_INPUT
+    assert f"{argv[0]} {argv[1]}: expected 1 picture or more" in capsys.readouterr().err
