@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -19,13 +20,13 @@ from tqdm import tqdm
 from ..data.shapes.difficulty import EASY
 from ..data.shapes.register import register_shapes
 from ..data.shapes.writer import write_shapes
-from ..evaluation.metrics import format_metrics, summarise, write_metrics
+from ..evaluation.metrics import format_metrics
 from ..visualization.curves import draw_loss_curves, read_metrics
 from ..visualization.report import Report, write_report
 from ..visualization.run_report import class_tables, examples_of_run, metric_tables
 from .progress import ProgressBar, quiet_console
 from .setup import load_config, prepare_run
-from .trainer import Trainer
+from .trainer import Trainer, results_folder
 
 __all__ = ["run_demo"]
 
@@ -98,8 +99,8 @@ def run_demo(
         contextlib.redirect_stdout(log),
     ):
         results = _DemoTrainer.test(cfg, trainer.model)
-    metrics = summarise(results, "float32")
-    write_metrics(output / "metrics.json", metrics)
+    shutil.copy(results_folder(cfg, val_name) / "metrics.json", output)
+    metrics = json.loads((output / "metrics.json").read_text())
 
     trainer.model.eval()
     report = Report(
@@ -108,7 +109,7 @@ def run_demo(
         "Shapes are synthetic: the numbers say that the pipeline is right, not how good the model "
         "is on photographs.",
         command=f"python tools/train_net.py --config-file {config_file}",
-        facts=_facts(cfg, trained - start, time.monotonic() - trained),
+        facts=_facts(cfg, metrics["dtype"], trained - start, time.monotonic() - trained),
         metrics=metric_tables(metrics),
         per_class=class_tables(results),
         losses_svg=draw_loss_curves(read_metrics(run / "metrics.json")),
@@ -144,7 +145,7 @@ def _prepare(root: Path, train_images: int, val_images: int) -> tuple[str, str]:
     return "demo_shapes_train_separated", "demo_shapes_val_separated"
 
 
-def _facts(cfg: CfgNode, training: float, evaluation: float) -> list[tuple[str, str]]:
+def _facts(cfg: CfgNode, dtype: str, training: float, evaluation: float) -> list[tuple[str, str]]:
     device = torch.device(cfg.MODEL.DEVICE)
     where = (
         torch.cuda.get_device_name(device)
@@ -156,7 +157,7 @@ def _facts(cfg: CfgNode, training: float, evaluation: float) -> list[tuple[str, 
         ("Images per batch", str(cfg.SOLVER.IMS_PER_BATCH)),
         ("Seed", str(cfg.SEED)),
         ("Device", where),
-        ("dtype", "float32"),
+        ("dtype", dtype),
         ("Data and training", f"{training / 60:.1f} min"),
         ("Evaluation", f"{evaluation:.0f} s"),
     ]

@@ -11,7 +11,6 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
 from ..errors import InputError
-from ..evaluation.metrics import format_metrics, summarise
 from .checkpoint import Checkpointer
 from .setup import load_config, prepare_run
 from .trainer import Trainer
@@ -73,6 +72,4 @@ def run(args: argparse.Namespace) -> dict:
         results = getattr(trainer, "_last_eval_results", {})
     if comm.is_main_process():
         verify_results(cfg, results)
-        if results and len(cfg.DATASETS.TEST) == 1:
-            print(format_metrics(summarise(results, "float32")))
     return results

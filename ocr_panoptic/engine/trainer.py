@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -17,10 +18,12 @@ from torch import nn
 
 from ..data.mapper import PanopticDatasetMapper
 from ..evaluation.build import build_evaluators
-from ..evaluation.metrics import summarise, write_metrics
+from ..evaluation.metrics import format_metrics, summarise, write_metrics
 from .checkpoint import Checkpointer
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "results_folder"]
+
+_logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -65,11 +68,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         """Return the evaluators of the data set's type; they write to its own folder."""
-        return build_evaluators(cfg, dataset_name, _folder(cfg, dataset_name))
+        return build_evaluators(cfg, dataset_name, results_folder(cfg, dataset_name))
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
-        """Evaluate on every data set of DATASETS.TEST; write ``metrics.json`` beside results.
+        """Evaluate on every data set of DATASETS.TEST; log and write the headline metrics.
+
+        They are written to ``metrics.json`` in :func:`results_folder`.
 
         Returns:
             Detectron2's results: task -> metric -> percent, by data set if there are several.
@@ -79,10 +84,12 @@ class Trainer(DefaultTrainer):
             dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
             names = cfg.DATASETS.TEST
             for name in names:
-                of_dataset = results if len(names) == 1 else results[name]
-                write_metrics(_folder(cfg, name) / "metrics.json", summarise(of_dataset, dtype))
+                summary = summarise(results if len(names) == 1 else results[name], dtype)
+                write_metrics(results_folder(cfg, name) / "metrics.json", summary)
+                _logger.info(f"{name}\n{format_metrics(summary)}")
         return results
 
 
-def _folder(cfg: CfgNode, dataset_name: str) -> Path:
+def results_folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """Return where a run's results on a data set are written."""
     return Path(cfg.OUTPUT_DIR) / "inference" / dataset_name
