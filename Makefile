@@ -2,16 +2,13 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.complete
 
-.PHONY: demo test lint soak lock clean
+.PHONY: demo test lint lock clean
 
 demo: $(STAMP)
 	$(PYTHON) tools/demo.py --output output/demo
 
 test: $(STAMP)
 	$(PYTHON) -m pytest -n 2
-
-soak: $(STAMP)
-	$(PYTHON) -m pytest tests/soak
 
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .

@@ -15,6 +15,10 @@ __all__ = ["predict_with_regions"]
 def predict_with_regions(model: nn.Module, inputs: dict) -> tuple[dict, Tensor | None]:
     """Predict one image and return its soft object regions too.
 
+    The regions are the maps M of the Segmentation Transformer paper, sec. 3.2: the degree to which
+    each position belongs to a class, the softmax over the classes of the region logits. (The
+    weights of eq. 4, a softmax over the positions, peak on the few surest ones.)
+
     Args:
         model: a Detectron2 model, in evaluation mode; with an :class:`~..layers.OCRModule` in it
             there are regions.
@@ -22,25 +26,26 @@ def predict_with_regions(model: nn.Module, inputs: dict) -> tuple[dict, Tensor |
             "width".
 
     Returns:
-        The model's result for the image, and its soft object regions (K, h, w) at the layer's
-        stride without the batch's padding, or None for a model without an OCR layer.
+        The model's result for the image, and its soft object regions (K, h, w), which sum to 1
+        over K, at the layer's stride without the batch's padding; or None for a model without an
+        OCR layer.
     """
-    calls: list[tuple] = []
-    layers = [module for module in model.modules() if isinstance(module, OCRModule)]
+    seen: list[Tensor] = []
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, args: calls.append((layer, args)))
-        for layer in layers
+        # The layer's arguments: pixels, region logits, padding mask.
+        layer.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+        for layer in model.modules()
+        if isinstance(layer, OCRModule)
     ]
     try:
         result = model([inputs])[0]
     finally:
         for hook in hooks:
             hook.remove()
-    if not calls:
+    if not seen:
         return result, None
-    layer, args = calls[-1]
-    regions, _ = layer.regions_and_relations(*args)
-    return result, _without_padding(regions[0], model, inputs)
+    regions = seen[-1][0].float().softmax(dim=0)
+    return result, _without_padding(regions, model, inputs)
 
 
 def _without_padding(regions: Tensor, model: nn.Module, inputs: dict) -> Tensor:

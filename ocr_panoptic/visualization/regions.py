@@ -16,17 +16,22 @@ _OPACITY = 0.9
 
 
 def draw_region(
-    image: np.ndarray, weights: np.ndarray, color: tuple[int, int, int] | None = None
+    image: np.ndarray,
+    weights: np.ndarray,
+    color: tuple[int, int, int] | None = None,
+    maximum: float | None = None,
 ) -> np.ndarray:
     """Draw a soft object region as heat over a grey, darkened image.
 
-    The weights are resized bilinearly to the image and divided by their maximum, so that pictures
-    of two regions compare where the weight lies, not how large it is.
+    The weights are resized bilinearly to the image. Divided by their own maximum, as by default,
+    pictures of two regions compare where the weight lies, not how large it is.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        weights: (H', W') floats, not negative, on any scale: the spatial softmax of one region.
+        weights: (H', W') floats, not negative: the degree to which each cell belongs to a class,
+            or its spatial softmax.
         color: RGB, 0 to 255, of the region; by default a perceptually uniform colormap.
+        maximum: the weight of full heat, 1 for degrees; None for the largest that there is.
 
     Returns:
         (H, W, 3) uint8, RGB. With weights that are zero everywhere, the grey image alone.
@@ -45,14 +50,15 @@ def draw_region(
         raise ValueError("weights must be finite and not negative")
 
     height, width = image.shape[:2]
-    # In two steps, so that weights too small for float32 keep their ratios.
-    peak = weights.max()
+    # Before the resizing, so that weights too small for float32 keep their ratios.
+    peak = weights.max() if maximum is None else maximum
     if peak > 0:
         weights = weights / peak
     heat = cv2.resize(weights.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    peak = heat.max()
-    if peak > 0:
-        heat /= peak
+    if maximum is None and heat.max() > 0:
+        # Bilinear resizing can lower a peak of one cell.
+        heat /= heat.max()
+    heat = heat.clip(0, 1)
 
     slope, lift = _BACKGROUND
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None] * slope + lift

@@ -32,14 +32,12 @@ def metric_tables(metrics: Mapping[str, str | float]) -> list[MetricTable]:
         (label, *(metrics.get(name + suffix) for name in ("PQ", "SQ", "RQ")))
         for label, suffix in (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
     ]
-    others = [
-        ("Masks", metrics.get("mask_AP"), "AP"),
-        ("Boxes", metrics.get("box_AP"), "AP"),
-        ("Semantic", metrics.get("mIoU"), "mIoU"),
-    ]
+    names = ("mask_AP", "box_AP", "mIoU")
+    others = [("All", *(metrics.get(name) for name in names))]
+    note = "In percent, on held-out images."
     return [
-        MetricTable("Panoptic quality", ("", "PQ", "SQ", "RQ"), panoptic, note="In percent."),
-        MetricTable("Instances and semantics", ("", "value", "metric"), others, note="In percent."),
+        MetricTable("Panoptic quality", ("", "PQ", "SQ", "RQ"), panoptic, note),
+        MetricTable("Instances and semantics", ("", "mask AP", "box AP", "mIoU"), others, note),
     ]
 
 
@@ -122,9 +120,10 @@ def _draw_regions(
     """Draw the regions of the classes that ground truth or prediction have."""
     if regions is None:
         return []
+    degrees = regions.cpu().numpy()
     labels = {0 if segment["isthing"] else segment["category_id"] for segment in segments}
     return [
-        (metadata.stuff_classes[label], draw_region(image, regions[label].float().cpu().numpy()))
+        (metadata.stuff_classes[label], draw_region(image, degrees[label], maximum=1.0))
         for label in sorted(labels)
         if 0 <= label < len(regions)
     ]

@@ -46,6 +46,17 @@ def test_trains_on(name):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("norm", ["SyncBN", "GN"])
+def test_trains_with_the_norms_that_a_config_can_name(norm):
+    widths = ["MODEL.SEM_SEG_HEAD.OCR.CHANNELS", 64, "MODEL.SEM_SEG_HEAD.OCR.KEY_CHANNELS", 64]
+    model = small_model("ocr", [*widths, "MODEL.SEM_SEG_HEAD.OCR.NORM", norm]).train()
+    with EventStorage():
+        losses = model(BATCHES["ordinary"])
+    assert all(loss.isfinite() for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.sem_seg_head.parameters())
+
+
 @pytest.mark.parametrize("name", BATCHES)
 @torch.no_grad()
 def test_predicts(name):

@@ -80,3 +80,13 @@ def test_wrong_weights(image, weights):
 def test_wrong_image():
     with pytest.raises(ValueError, match="image must be"):
         draw_region(np.zeros((4, 4)), np.ones((2, 2)))
+
+
+def test_a_given_maximum_keeps_the_scale():
+    image = np.full((8, 8, 3), 100, np.uint8)
+    weak, full = np.full((4, 4), 0.25), np.ones((4, 4))
+    assert np.array_equal(draw_region(image, weak), draw_region(image, full))
+    assert not np.array_equal(draw_region(image, weak, maximum=1.0), draw_region(image, full))
+    assert np.array_equal(draw_region(image, full, maximum=1.0), draw_region(image, full))
+    # What is above it is as hot as it gets.
+    assert np.array_equal(draw_region(image, 3 * full, maximum=1.0), draw_region(image, full))
