@@ -171,8 +171,8 @@ class OCRModule(nn.Module):
         context = to_map(attention(to_rows(query), key, values), feats)
         context = _finish(context, None, norm)
 
-        fused = project(context, context_weight).add_(fused)
-        return _finish(fused, fuse_bias, fuse_norm)
+        fused = project(context, context_weight, fuse_bias).add_(fused)
+        return _finish(fused, None, fuse_norm)
 
     def regions_and_relations(
         self, feats: Tensor, region_logits: Tensor, padding_mask: Tensor | None = None
