@@ -191,15 +191,24 @@ def _interleaved(
 
 
 def format_table(rows: Sequence[Measurement]) -> str:
-    """Return the measurements as a markdown table, times also as ratios to the slowest row."""
+    """Return the measurements as a markdown table, times also as ratios to the slowest row.
+
+    A published row is shown where it was made at the same input size.
+    """
     slowest = max(row.median_ms for row in rows)
+
+    def published(row: Measurement, key: str, unit: float, text: str) -> str:
+        if row.published is None or tuple(row.published["size"]) != row.size:
+            return ""
+        return text.format(row.published[key] / unit)
+
     table = [
         {
             "scheme": row.name,
             "params": f"{row.params / 1e6:.2f} M",
-            "published": f"{row.published['params'] / 1e6:.1f} M" if row.published else "",
+            "published": published(row, "params", 1e6, "{:.1f} M"),
             "FLOPs": f"{row.flops / 1e9:.1f} G",
-            "published ": f"{row.published['flops'] / 1e9:.0f} G" if row.published else "",
+            "published ": published(row, "flops", 1e9, "{:.0f} G"),
             "peak memory": f"{row.peak_memory_bytes / 2**20:.0f} MiB",
             "median": f"{row.median_ms:.1f} ms",
             "spread": f"{row.spread_ms:.1f} ms",

@@ -19,15 +19,17 @@ WIDTH = 512
 
 @dataclass(frozen=True)
 class Published:
-    """A row of a published complexity table, at an input of (2048, 128, 128).
+    """A row of a published complexity table.
 
     Attributes:
         source: paper and table.
+        size: (channels, height, width) of its input.
         params: number of parameters.
         flops: two for each multiply-add.
     """
 
     source: str
+    size: tuple[int, int, int]
     params: float
     flops: float
 
@@ -77,7 +79,9 @@ class _OCRStage(nn.Module):
         return getattr(self.ocr, self.form)(self.transform(feats), region_logits)
 
 
-_OCR = Published("Segmentation Transformer (OCR), Table 4", params=10.5e6, flops=340e9)
+_OCR = Published(
+    "Segmentation Transformer (OCR), Table 4", size=(2048, 128, 128), params=10.5e6, flops=340e9
+)
 
 SCHEMES: dict[str, Scheme] = {
     # K = 19 is Cityscapes', for which Table 4 was made; OCR on COCO has K = 54.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from torch import Tensor, nn
 
-__all__ = ["attention", "fold_norm", "pointwise_transform", "project", "to_map", "to_rows"]
+__all__ = ["attention", "fold_norm", "multiply_rows", "pointwise_transform", "to_map", "to_rows"]
 
 
 def attention(
@@ -97,27 +97,20 @@ def fold_norm(conv: Conv2d) -> tuple[Tensor, Tensor | None, nn.Module | None]:
     return conv.weight, conv.bias, norm
 
 
-def project(feats: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Apply a 1x1 convolution, giving a channels-last map without a transposed copy of the input.
-
-    A contiguous input is read as the transposed matrix that it is; a channels-last one goes to
-    the convolution, which is faster there.
+def multiply_rows(rows: Tensor, weight: Tensor) -> Tensor:
+    """Apply a 1x1 convolution's weight to rows, without a copy of rows that are a transposed view.
 
     Args:
-        feats: (N, C, H, W).
+        rows: (N, L, C), any strides.
         weight: (C_out, C, 1, 1).
-        bias: (C_out,) or None.
 
     Returns:
-        (N, C_out, H, W) in channels-last order, a new tensor that may be changed in place.
+        (N, L, C_out), a new tensor that may be changed in place.
     """
-    if feats.is_contiguous(memory_format=torch.channels_last):
-        return F.conv2d(feats, weight, bias)
-    columns = weight.flatten(1).t().expand(feats.shape[0], -1, -1)
-    rows = torch.bmm(to_rows(feats), columns)
-    if bias is not None:
-        rows.add_(bias)
-    return to_map(rows, feats)
+    if rows.shape[0] == 1 and not torch.jit.is_tracing():
+        # In bfloat16 on the CPU the product of a batch copies transposed rows, this one does not.
+        return torch.mm(rows.squeeze(0), weight.flatten(1).t()).unsqueeze(0)
+    return torch.bmm(rows, weight.flatten(1).t().expand(rows.shape[0], -1, -1))
 
 
 def to_rows(feats: Tensor) -> Tensor:

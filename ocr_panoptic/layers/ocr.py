@@ -10,9 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attention, fold_norm, pointwise_transform, project, to_map, to_rows
+from .attention import (
+    attention,
+    fold_norm,
+    multiply_rows,
+    pointwise_transform,
+    to_map,
+    to_rows,
+)
 
 __all__ = ["OCRModule", "region_representations", "soft_object_regions"]
+
+# Positions that the inference form takes at a time: at 512 channels, 12 MB in float32.
+_TILE = 2048
 
 
 def soft_object_regions(region_logits: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -148,31 +158,39 @@ class OCRModule(nn.Module):
         BatchNorm is folded into the convolutions. The relations of a pixel sum to 1, so rho's
         convolution and bias are applied to the K region vectors before they are mixed instead of
         to every pixel after. g's convolution is applied to its two inputs one after the other,
-        so that they are never concatenated. GroupNorm, which depends on its input, stays.
+        so that they are never concatenated. GroupNorm, which depends on its input, stays; without
+        it, pixels go through in tiles whose intermediate results fit a processor's cache.
         """
         regions = soft_object_regions(region_logits, padding_mask)
         region_vectors = region_representations(feats, regions)
-
-        # The first query transform and g read the same pixels: one product for both.
-        query_weight, query_bias, query_norm = fold_norm(self.query[0])
-        fuse_weight, fuse_bias, fuse_norm = fold_norm(self.fuse[0])
-        out_channels = fuse_weight.shape[0]
-        context_weight = fuse_weight[:, :out_channels]
-        both = project(feats, torch.cat([fuse_weight[:, out_channels:], query_weight]))
-        fused, query = both[:, :out_channels], both[:, out_channels:]
-        query = _finish(query, query_bias, query_norm)
-        for layer in self.query[1:]:
-            weight, bias, norm = fold_norm(layer)
-            query = _finish(project(query, weight), bias, norm)
-
-        weight, bias, norm = fold_norm(self.output[0])
-        values = F.linear(_transform_regions(self.value, region_vectors), weight.flatten(1), bias)
         key = _transform_regions(self.key, region_vectors)
-        context = to_map(attention(to_rows(query), key, values), feats)
-        context = _finish(context, None, norm)
+        weight, bias, output_norm = fold_norm(self.output[0])
+        value = F.linear(_transform_regions(self.value, region_vectors), weight.flatten(1), bias)
 
-        fused = project(context, context_weight, fuse_bias).add_(fused)
-        return _finish(fused, None, fuse_norm)
+        fuse_weight, fuse_bias, fuse_norm = fold_norm(self.fuse[0])
+        (query_weight, query_bias, query_norm), *more_query = map(fold_norm, self.query)
+        width = fuse_weight.shape[0]
+        weight_of_context = fuse_weight[:, :width]
+        # g and the first query transform read the same pixels: one product for both.
+        weight_of_pixels = torch.cat([fuse_weight[:, width:], query_weight])
+
+        def augment(pixels: Tensor) -> Tensor:
+            both = multiply_rows(pixels, weight_of_pixels)
+            fused, query = both[..., :width], both[..., width:]
+            query = _finish(query, query_bias, query_norm)
+            for weight, bias, norm in more_query:
+                query = _finish(multiply_rows(query, weight), bias, norm)
+            context = _finish(attention(query, key, value), None, output_norm)
+            fused = multiply_rows(context, weight_of_context).add_(fused)
+            return _finish(fused, fuse_bias, fuse_norm)
+
+        pixels = to_rows(feats)
+        norms = (output_norm, fuse_norm, query_norm, *(norm for _, _, norm in more_query))
+        if torch.jit.is_tracing() or any(norm is not None for norm in norms):
+            # A trace must not depend on the number of tiles, nor GroupNorm on their size.
+            return to_map(augment(pixels), feats)
+        tiles = pixels.split(_TILE, dim=1)
+        return to_map(torch.cat([augment(tile) for tile in tiles], dim=1), feats)
 
     def regions_and_relations(
         self, feats: Tensor, region_logits: Tensor, padding_mask: Tensor | None = None
@@ -203,13 +221,13 @@ def _transform_regions(transform: nn.Module, region_vectors: Tensor) -> Tensor:
     return transform(columns).view(batch, num_regions, -1)
 
 
-def _finish(feats: Tensor, bias: Tensor | None, norm: nn.Module | None) -> Tensor:
-    """Add a bias, apply the norm that could not be folded, and ReLU, in place where possible."""
+def _finish(rows: Tensor, bias: Tensor | None, norm: nn.Module | None) -> Tensor:
+    """Add a bias to (N, L, C), apply the norm that could not be folded, and ReLU, in place."""
     if bias is not None:
-        feats = feats.add_(bias.view(-1, 1, 1))
+        rows = rows.add_(bias)
     if norm is not None:
-        feats = norm(feats)
-    return feats.relu_()
+        rows = norm(rows.transpose(1, 2)).transpose(1, 2)
+    return rows.relu_()
 
 
 def _check_sizes(feats: Tensor, region_logits: Tensor, padding_mask: Tensor | None) -> None:

@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
-from ocr_panoptic.benchmark.context import measure_schemes
+from ocr_panoptic.benchmark.context import Measurement, format_table, measure_schemes
 from ocr_panoptic.benchmark.schemes import SCHEMES
 from ocr_panoptic.errors import BAD_INPUT
 
@@ -37,6 +38,8 @@ def test_writes_what_it_prints(main, tmp_path, capsys):
         assert row["spread_ms"] >= 0
         assert f"{row['median_ms']:.1f} ms" in table
         assert row["published"]["flops"] == 340e9
+    # The published row was made at another size.
+    assert "340 G" not in table
 
 
 def test_counts_are_the_papers():
@@ -91,6 +94,14 @@ def test_mistakes_are_one_line(main, capsys, argv, message):
     assert main(argv) == BAD_INPUT
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
+
+
+def test_the_published_row_stands_beside_the_same_size():
+    row = Measurement(
+        *("ocr", (2048, 128, 128), "cpu", "float32", 10_620_000, 337_900_000_000, 1, 1.0, 0.0),
+        published=asdict(SCHEMES["ocr"].published),
+    )
+    assert "| 10.62 M  | 10.5 M      | 337.9 G | 340 G " in format_table([row])
 
 
 def test_runs_as_a_program(tmp_path):
