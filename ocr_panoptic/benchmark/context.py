@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from ..errors import InputError
+from ocr_panoptic.errors import InputError
+
 from .schemes import SCHEMES, Scheme
 
 # The profiler's library prints its stages to stderr at its default level.

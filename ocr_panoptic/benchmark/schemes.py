@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
-from ..layers import OCRModule
+from ocr_panoptic.layers import OCRModule
 
 __all__ = ["SCHEMES", "Published", "Scheme"]
 

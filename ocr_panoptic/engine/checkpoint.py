@@ -9,7 +9,7 @@ from urllib.error import URLError
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _IncompatibleKeys
 
-from ..errors import InputError
+from ocr_panoptic.errors import InputError
 
 __all__ = ["Checkpointer"]
 

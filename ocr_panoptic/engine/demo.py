@@ -17,13 +17,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine.hooks import EvalHook
 from tqdm import tqdm
 
-from ..data.shapes.difficulty import EASY
-from ..data.shapes.register import register_shapes
-from ..data.shapes.writer import write_shapes
-from ..evaluation.metrics import format_metrics
-from ..visualization.curves import draw_loss_curves, read_metrics
-from ..visualization.report import Report, write_report
-from ..visualization.run_report import class_tables, examples_of_run, metric_tables
+from ocr_panoptic.data.shapes.difficulty import EASY
+from ocr_panoptic.data.shapes.register import register_shapes
+from ocr_panoptic.data.shapes.writer import write_shapes
+from ocr_panoptic.evaluation.metrics import format_metrics
+from ocr_panoptic.visualization.curves import draw_loss_curves, read_metrics
+from ocr_panoptic.visualization.report import Report, write_report
+from ocr_panoptic.visualization.run_report import class_tables, examples_of_run, metric_tables
+
 from .progress import ProgressBar, quiet_console
 from .setup import load_config, prepare_run
 from .trainer import Trainer, results_folder
@@ -108,7 +109,7 @@ def run_demo(
         subtitle=f"Trained from scratch, evaluated on {val_images} images it has not seen. "
         "Shapes are synthetic: the numbers say that the pipeline is right, not how good the model "
         "is on photographs.",
-        command=f"python tools/train_net.py --config-file {config_file}",
+        command=f"python tools/demo.py --config-file {os.path.relpath(config_file)}",
         facts=_facts(cfg, metrics["dtype"], trained - start, time.monotonic() - trained),
         metrics=metric_tables(metrics),
         per_class=class_tables(results),

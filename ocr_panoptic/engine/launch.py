@@ -10,7 +10,8 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
-from ..errors import InputError
+from ocr_panoptic.errors import InputError
+
 from .checkpoint import Checkpointer
 from .setup import load_config, prepare_run
 from .trainer import Trainer

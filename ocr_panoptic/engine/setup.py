@@ -20,9 +20,9 @@ from detectron2.modeling import (
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from .. import add_ocr_panoptic_config
-from ..data.checks import check_dataset_files, check_num_classes
-from ..errors import InputError, fail
+from ocr_panoptic import add_ocr_panoptic_config
+from ocr_panoptic.data.checks import check_dataset_files, check_num_classes
+from ocr_panoptic.errors import InputError, fail
 
 __all__ = ["argument_parser", "check_config", "load_config", "prepare_run"]
 

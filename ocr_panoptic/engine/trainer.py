@@ -16,9 +16,10 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
-from ..data.mapper import PanopticDatasetMapper
-from ..evaluation.build import build_evaluators
-from ..evaluation.metrics import format_metrics, summarise, write_metrics
+from ocr_panoptic.data.mapper import PanopticDatasetMapper
+from ocr_panoptic.evaluation.build import build_evaluators
+from ocr_panoptic.evaluation.metrics import format_metrics, summarise, write_metrics
+
 from .checkpoint import Checkpointer
 
 __all__ = ["Trainer", "results_folder"]

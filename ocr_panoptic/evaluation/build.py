@@ -17,7 +17,7 @@ from detectron2.evaluation import (
 )
 from PIL import Image
 
-from ..errors import InputError
+from ocr_panoptic.errors import InputError
 
 __all__ = ["EVALUATORS", "build_evaluators"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..files import write_text
+from ocr_panoptic.files import write_text
 
 __all__ = ["METRICS", "format_metrics", "summarise", "write_metrics"]
 

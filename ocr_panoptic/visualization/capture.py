@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..layers import OCRModule
+from ocr_panoptic.layers import OCRModule
 
 __all__ = ["predict_with_regions"]
 

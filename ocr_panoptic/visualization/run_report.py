@@ -17,7 +17,8 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.panoptic_json import load_json
+from ocr_panoptic.data.panoptic_json import load_json
+
 from .capture import predict_with_regions
 from .panoptic import draw_panoptic, from_ground_truth, legend
 from .regions import draw_region

@@ -13,9 +13,9 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import Tensor
 
-from ...layers import OCRModule
-from ..losses import semantic_cross_entropy
-from ..meta_arch import padding_mask
+from ocr_panoptic.layers import OCRModule
+from ocr_panoptic.modeling.losses import semantic_cross_entropy
+from ocr_panoptic.modeling.meta_arch import padding_mask
 
 __all__ = ["OCRSemSegFPNHead"]
 
