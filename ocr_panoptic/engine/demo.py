@@ -25,7 +25,7 @@ from ocr_panoptic.visualization.curves import draw_loss_curves, read_metrics
 from ocr_panoptic.visualization.report import Report, write_report
 from ocr_panoptic.visualization.run_report import class_tables, examples_of_run, metric_tables
 
-from .progress import ProgressBar, quiet_console
+from .progress import ProgressBar
 from .setup import load_config, prepare_run
 from .trainer import Trainer, results_folder
 
@@ -87,8 +87,7 @@ def run_demo(
             *overrides,
         ],
     )
-    prepare_run(cfg, argparse.Namespace(config_file=config_file), train=True)
-    quiet_console()
+    prepare_run(cfg, argparse.Namespace(config_file=config_file), train=True, quiet=True)
 
     trainer = _DemoTrainer(cfg)
     trainer.resume_or_load(resume=False)

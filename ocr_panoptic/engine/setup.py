@@ -24,6 +24,8 @@ from ocr_panoptic import add_ocr_panoptic_config
 from ocr_panoptic.data.checks import check_dataset_files, check_num_classes
 from ocr_panoptic.errors import InputError, fail
 
+from .progress import quiet_console
+
 __all__ = ["argument_parser", "check_config", "load_config", "prepare_run"]
 
 
@@ -78,21 +80,30 @@ def _reason(error: Exception, overrides: list[str]) -> str:
     return " ".join(str(error).strip("'\"").split())
 
 
-def prepare_run(cfg: CfgNode, args: argparse.Namespace, *, train: bool) -> None:
+def prepare_run(
+    cfg: CfgNode, args: argparse.Namespace, *, train: bool, quiet: bool = False
+) -> None:
     """Check and freeze a config, make its OUTPUT_DIR, and start logging and random numbers.
 
     Args:
         cfg: not frozen.
         args: logged, as Detectron2 does.
         train: whether DATASETS.TRAIN is going to be read.
+        quiet: let only warnings reach the terminal; the log file keeps all.
 
     Raises:
         InputError: as :func:`check_config`; OUTPUT_DIR is not touched then.
     """
     changes = check_config(cfg, train=train)
     cfg.freeze()
+    rank = comm.get_rank()
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="ocr_panoptic")
+    if quiet:
+        # default_setup makes these too, and finds them made: it logs the whole config at once.
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+        quiet_console()
     default_setup(cfg, args)
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ocr_panoptic")
     for change in changes:
         logger.warning(change)
 
