@@ -32,9 +32,9 @@ def test_demo_from_nothing_twice(main, tmp_path, capsys):
         printed = capsys.readouterr().out
         assert f"{metrics['mIoU']:.1f}" in printed
         assert str(output / "report.html") in printed
-        # Detectron2's log of config and environment is in the run's log file only.
+        # Detectron2's log of config and environment goes to the run's log file only.
         assert "META_ARCHITECTURE" not in printed
-        assert "META_ARCHITECTURE" in (output / "run/log.txt").read_text()
+        assert "META_ARCHITECTURE" in (output / "run/config.yaml").read_text()
     assert len(list((output / "shapes/train").iterdir())) == 4
 
 
