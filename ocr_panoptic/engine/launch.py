@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+import torch
 from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -38,6 +39,9 @@ def launch_run(args: argparse.Namespace) -> None:
             f"--dist-url auto with --num-machines {args.num_machines}, expected an address of "
             "machine 0 such as tcp://HOST:PORT"
         )
+    gpus = torch.cuda.device_count()
+    if args.num_gpus > gpus > 0:
+        raise InputError(f"--num-gpus {args.num_gpus}: this machine has {gpus}")
     try:
         launch(
             run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import tempfile
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from detectron2.modeling import (
     SEM_SEG_HEADS_REGISTRY,
 )
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from ocr_panoptic import add_ocr_panoptic_config
@@ -96,6 +98,14 @@ def prepare_run(
     """
     changes = check_config(cfg, train=train)
     cfg.freeze()
+    try:
+        PathManager.mkdirs(cfg.OUTPUT_DIR)
+        with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR: {cfg.OUTPUT_DIR}: {error.strerror}, expected a folder to write to"
+        ) from error
     rank = comm.get_rank()
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="ocr_panoptic")
     if quiet:
@@ -180,8 +190,11 @@ def _replace_sync_batch_norm(cfg: CfgNode, path: str = "") -> list[str]:
 
 def _check_solver(cfg: CfgNode, train: bool) -> None:
     processes = comm.get_world_size()
-    if train and cfg.SOLVER.IMS_PER_BATCH % processes:
+    images = cfg.SOLVER.IMS_PER_BATCH
+    if train and (images < 1 or images % processes):
         raise InputError(
-            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} images for {processes} processes, "
-            "expected a multiple"
+            f"SOLVER.IMS_PER_BATCH: {images} images for {processes} processes, "
+            f"expected a multiple of {processes}, at least that"
         )
+    if train and not cfg.DATASETS.TRAIN:
+        raise InputError("DATASETS.TRAIN: empty, expected the name of a data set")

@@ -39,6 +39,8 @@ BAD_CONFIGS = [
     ),
     (["MODEL.ROI_HEADS.NUM_CLASSES", 80], "MODEL.ROI_HEADS.NUM_CLASSES is 80; expected 6"),
     (["DATASETS.TRAIN", "('test_shape_train_separated',)"], "'test_shape_train_separated' is not"),
+    (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN: empty, expected the name of a data set"),
+    (["SOLVER.IMS_PER_BATCH", 0], "SOLVER.IMS_PER_BATCH: 0 images for 1 processes"),
 ]
 
 

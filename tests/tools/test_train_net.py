@@ -193,6 +193,19 @@ def test_a_broken_checkpoint_is_named(main, trained, tmp_path, capsys):
     assert f"MODEL.WEIGHTS: {path} is no checkpoint" in one_line(capsys)
 
 
+def test_an_output_folder_that_is_a_file_is_named(main, datasets_root, tmp_path, capsys):
+    path = tmp_path / "file"
+    path.write_text("in the way")
+    assert main(arguments(path)) == BAD_INPUT
+    assert f"OUTPUT_DIR: {path}: File exists, expected a folder to write to" in one_line(capsys)
+
+
+def test_more_gpus_than_there_are(main, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert main(["--config-file", str(TINY["ocr"]), "--num-gpus", "2"]) == BAD_INPUT
+    assert "--num-gpus 2: this machine has 1" in one_line(capsys)
+
+
 def test_several_machines_need_an_address(main, capsys):
     argv = ["--config-file", str(TINY["ocr"]), "--num-machines", "2"]
     assert main(argv) == BAD_INPUT
