@@ -197,7 +197,7 @@ def test_an_output_folder_that_is_a_file_is_named(main, datasets_root, tmp_path,
     path = tmp_path / "file"
     path.write_text("in the way")
     assert main(arguments(path)) == BAD_INPUT
-    assert f"OUTPUT_DIR: {path}: File exists, expected a folder to write to" in one_line(capsys)
+    assert f"OUTPUT_DIR: {path}: Not a directory, expected a folder to write to" in one_line(capsys)
 
 
 def test_more_gpus_than_there_are(main, monkeypatch, capsys):
