@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_text"]
+from .errors import InputError
+
+__all__ = ["replacing", "require_folder", "write_text"]
 
 
 @contextmanager
@@ -31,3 +34,27 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` in UTF-8, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_folder(path: str | os.PathLike[str], name: str) -> None:
+    """Make a folder if it is missing, and see that it can be written to.
+
+    A file is really made in it, and removed: permissions alone do not tell.
+
+    Args:
+        path: the folder.
+        name: what an error calls it, such as a flag or a key.
+
+    Raises:
+        InputError: if it cannot be made or written to.
+    """
+    try:
+        if not os.fspath(path):
+            raise FileNotFoundError(2, "no name")
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{name}: {path}: {error.strerror}, expected a folder to write to"
+        ) from error

@@ -14,7 +14,7 @@ import torch
 from ocr_panoptic.benchmark.context import format_table, measure_schemes
 from ocr_panoptic.benchmark.schemes import SCHEMES
 from ocr_panoptic.errors import ArgumentParser, InputError, command_line
-from ocr_panoptic.files import write_text
+from ocr_panoptic.files import require_folder, write_text
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -46,6 +46,11 @@ def main(argv: list[str] | None = None) -> None:
     context.add_argument("--runs", type=int, default=9, metavar="N", help="timed calls of each")
     context.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
     args = parser.parse_args(argv)
+    if args.json:
+        # Before measuring, which takes long.
+        require_folder(args.json.parent, "--json")
+        if args.json.is_dir():
+            raise InputError(f"--json {args.json}: is a folder, expected a file")
     rows = measure_schemes(
         args.names,
         parse_size(args.size),

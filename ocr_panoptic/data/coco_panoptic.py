@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ocr_panoptic.data.panoptic_json import load_panoptic_json, read_panoptic_png
 from ocr_panoptic.errors import InputError
-from ocr_panoptic.files import write_text
+from ocr_panoptic.files import require_folder, write_text
 
 __all__ = [
     "IGNORE_LABEL",
@@ -302,6 +302,12 @@ def _what_to_make(
         raise InputError(
             f"--instances-json {instances_json}: is the panoptic json; expected another"
         )
+    real_instances = instances_json.resolve()
+    if real_instances == real_semantic or real_semantic in real_instances.parents:
+        raise InputError(
+            f"--instances-json {instances_json}: is in --semantic-root {semantic_root}, which is"
+            " made anew; expected another place"
+        )
     if semantic_root.exists() and not semantic_root.is_dir():
         raise InputError(f"--semantic-root {semantic_root}: is a file; expected a folder")
     if instances_json.is_dir():
@@ -317,19 +323,9 @@ def _what_to_make(
         for path in semantic_root.rglob("*"):
             if path.is_file() and path.suffix != ".png":
                 raise InputError(f"{path}: expected only PNGs in a folder that --overwrite removes")
-    for output in (semantic_root, instances_json):
-        _require_writable(output.resolve())
+    require_folder(semantic_root.resolve().parent, "--semantic-root")
+    require_folder(real_instances.parent, "--instances-json")
     return overwrite or not has_semantic, overwrite or not has_instances
-
-
-def _require_writable(path: Path) -> None:
-    """Make the parent folder, and tell now what would otherwise show when the work is done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a place to write") from error
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: no permission to write; expected a place to write")
 
 
 @contextlib.contextmanager

@@ -20,16 +20,22 @@ from tqdm import tqdm
 from ocr_panoptic.data.shapes.difficulty import EASY
 from ocr_panoptic.data.shapes.register import register_shapes
 from ocr_panoptic.data.shapes.writer import write_shapes
+from ocr_panoptic.errors import InputError
 from ocr_panoptic.evaluation.metrics import format_metrics
+from ocr_panoptic.files import require_folder
 from ocr_panoptic.visualization.curves import draw_loss_curves, read_metrics
 from ocr_panoptic.visualization.report import Report, write_report
 from ocr_panoptic.visualization.run_report import class_tables, examples_of_run, metric_tables
 
 from .progress import ProgressBar
-from .setup import load_config, prepare_run
+from .setup import check_config, load_config, prepare_run
 from .trainer import Trainer, results_folder
 
 __all__ = ["run_demo"]
+
+
+_OWN_KEYS = ("OUTPUT_DIR", "DATASETS.TRAIN", "DATASETS.TEST")
+_MARK = ".demo"
 
 
 class _DemoTrainer(Trainer):
@@ -59,8 +65,9 @@ def run_demo(
     Args:
         config_file: a config for the easy Shapes.
         output: folder for ``shapes/``, the training's ``run/``, ``metrics.json`` and
-            ``report.html``. A former run in it is replaced; its Shapes are used again if they
-            have the same numbers of images.
+            ``report.html``: a new or empty one, or one of an earlier demo. Its run is replaced
+            when all that can be checked has been; its Shapes are used again if they have the same
+            numbers of images.
         train_images: images to train on.
         val_images: held-out images to evaluate on.
         overrides: keys and values in turn, applied to the config.
@@ -70,24 +77,25 @@ def run_demo(
         The headline metrics, as in ``metrics.json``.
 
     Raises:
-        InputError: for a config or folder that cannot be used.
+        InputError: for a config, a number or a folder that cannot be used.
     """
     start = time.monotonic()
-    for name in ("metrics.json", "report.html"):
-        # A demo that fails must not leave the numbers of the one before.
-        (output / name).unlink(missing_ok=True)
+    for key in overrides[::2]:
+        if key in _OWN_KEYS:
+            raise InputError(f"{key}: the demo sets it, expected another key")
+    cfg = load_config(config_file, list(overrides))
+    _claim(output)
     train_name, val_name = _prepare(output / "shapes", train_images, val_images)
     run = output / "run"
-    shutil.rmtree(run, ignore_errors=True)
-    cfg = load_config(
-        config_file,
-        [
-            *("DATASETS.TRAIN", f"('{train_name}',)", "DATASETS.TEST", f"('{val_name}',)"),
-            *("OUTPUT_DIR", str(run)),
-            *overrides,
-        ],
-    )
-    prepare_run(cfg, argparse.Namespace(config_file=config_file), train=True, quiet=True)
+    cfg.OUTPUT_DIR = str(run)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train_name,), (val_name,)
+    changes = check_config(cfg, train=True)
+    cfg.freeze()
+    for name in ("metrics.json", "report.html"):
+        # From here on, a demo that fails must not leave the numbers of the one before.
+        (output / name).unlink(missing_ok=True)
+    shutil.rmtree(run)
+    prepare_run(cfg, argparse.Namespace(config_file=config_file), changes, quiet=True)
 
     trainer = _DemoTrainer(cfg)
     trainer.resume_or_load(resume=False)
@@ -123,16 +131,24 @@ def run_demo(
     return metrics
 
 
+def _claim(output: Path) -> None:
+    """Mark ``output`` as a demo's, whose content it may replace."""
+    mark = output / _MARK
+    if output.is_dir() and any(output.iterdir()) and not mark.is_file():
+        raise InputError(
+            f"--output {output}: holds something else than a demo, expected a new or empty folder"
+        )
+    require_folder(output, "--output")
+    mark.touch()
+
+
 def _prepare(root: Path, train_images: int, val_images: int) -> tuple[str, str]:
     """Make Shapes in ``root`` unless they are there, and register them; returns the names."""
     counts = {"train": train_images, "val": val_images}
-    complete = all(
-        (root / "annotations" / f"panoptic_{split}.json").is_file()
-        and len(os.listdir(root / split)) == count
-        for split, count in counts.items()
-        if (root / split).is_dir()
-    ) and all((root / split).is_dir() for split in counts)
-    if not complete:
+    for split, count in counts.items():
+        if count < 1:
+            raise InputError(f"--{split} {count}: expected 1 picture or more")
+    if {split: _count_files(root / split) for split in counts} != counts:
         shutil.rmtree(root, ignore_errors=True)
         write_shapes(root, train=train_images, val=val_images, size=EASY.size, seed=0)
     for split in counts:
@@ -143,6 +159,10 @@ def _prepare(root: Path, train_images: int, val_images: int) -> tuple[str, str]:
             MetadataCatalog.pop(registered, None)
         register_shapes(name, root, split, EASY.name)
     return "demo_shapes_train_separated", "demo_shapes_val_separated"
+
+
+def _count_files(folder: Path) -> int:
+    return len(os.listdir(folder)) if folder.is_dir() else 0
 
 
 def _facts(cfg: CfgNode, dtype: str, training: float, evaluation: float) -> list[tuple[str, str]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import warnings
+from collections.abc import Sequence
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -14,7 +17,7 @@ from torch.multiprocessing import ProcessRaisedException
 from ocr_panoptic.errors import InputError
 
 from .checkpoint import Checkpointer
-from .setup import load_config, prepare_run
+from .setup import check_config, load_config, prepare_run
 from .trainer import Trainer
 
 __all__ = ["launch_run"]
@@ -29,19 +32,15 @@ logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
 
 
 def launch_run(args: argparse.Namespace) -> None:
-    """Start the processes that :func:`~.setup.argument_parser`'s arguments ask for.
+    """Check what :func:`~.setup.argument_parser`'s arguments ask for, and start its processes.
 
     Raises:
         InputError: for bad input, wherever it was found.
     """
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise InputError(
-            f"--dist-url auto with --num-machines {args.num_machines}, expected an address of "
-            "machine 0 such as tcp://HOST:PORT"
-        )
-    gpus = torch.cuda.device_count()
-    if args.num_gpus > gpus > 0:
-        raise InputError(f"--num-gpus {args.num_gpus}: this machine has {gpus}")
+    _check_arguments(args)
+    processes = args.num_machines * max(1, args.num_gpus)
+    cfg = load_config(args.config_file, args.opts)
+    changes = check_config(cfg, train=not args.eval_only, processes=processes)
     try:
         launch(
             run,
@@ -49,7 +48,7 @@ def launch_run(args: argparse.Namespace) -> None:
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(cfg, args, changes),
         )
     except ProcessRaisedException as error:
         # A child's exception comes as the text of its traceback.
@@ -58,14 +57,38 @@ def launch_run(args: argparse.Namespace) -> None:
         raise
 
 
-def run(args: argparse.Namespace) -> dict:
+def _check_arguments(args: argparse.Namespace) -> None:
+    gpus = torch.cuda.device_count()
+    if args.num_gpus < 0 or args.num_gpus > gpus > 0:
+        raise InputError(f"--num-gpus {args.num_gpus}: this machine has {gpus}")
+    if args.num_machines < 1:
+        raise InputError(f"--num-machines {args.num_machines}: expected 1 or more")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise InputError(
+            f"--machine-rank {args.machine_rank}: expected 0 to {args.num_machines - 1}"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise InputError(
+            f"--dist-url auto with --num-machines {args.num_machines}, expected an address of "
+            "machine 0 such as tcp://HOST:PORT"
+        )
+
+
+def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
     """Train or evaluate in this process; Detectron2's launcher calls it in each.
+
+    Args:
+        cfg: checked.
+        args: of the command line.
+        changes: what the check changed, a line each.
 
     Returns:
         Detectron2's results, empty on other ranks than 0.
     """
-    cfg = load_config(args.config_file, args.opts)
-    prepare_run(cfg, args, train=not args.eval_only)
+    # Of Detectron2's anchors, once in every process.
+    warnings.filterwarnings("ignore", "torch.meshgrid")
+    cfg.freeze()
+    prepare_run(cfg, args, changes)
     if args.eval_only:
         model = Trainer.build_model(cfg)
         Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)

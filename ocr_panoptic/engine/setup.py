@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,16 +19,24 @@ from detectron2.modeling import (
     SEM_SEG_HEADS_REGISTRY,
 )
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from ocr_panoptic import add_ocr_panoptic_config
 from ocr_panoptic.data.checks import check_dataset_files, check_num_classes
 from ocr_panoptic.errors import InputError, fail
+from ocr_panoptic.files import require_folder
 
 from .progress import quiet_console
+from .values import check_values
 
 __all__ = ["argument_parser", "check_config", "load_config", "prepare_run"]
+
+
+# What yacs and yaml raise for a file or a list of keys that is no config, whatever is wrong.
+_UNREADABLE = (
+    *(AssertionError, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError),
+    yaml.YAMLError,
+)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -62,12 +70,13 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
     if not Path(config_file).is_file():
         raise InputError(f"--config-file {config_file}: no such file, expected a yaml config")
     for source, merge in (
-        (config_file, lambda: cfg.merge_from_file(config_file)),
+        # Not Detectron2's default: a yaml that calls functions is no config.
+        (config_file, lambda: cfg.merge_from_file(config_file, allow_unsafe=False)),
         ("command line", lambda: cfg.merge_from_list(overrides)),
     ):
         try:
             merge()
-        except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"{source}: {_reason(error, overrides)}") from error
     return cfg
 
@@ -83,29 +92,16 @@ def _reason(error: Exception, overrides: list[str]) -> str:
 
 
 def prepare_run(
-    cfg: CfgNode, args: argparse.Namespace, *, train: bool, quiet: bool = False
+    cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str] = (), *, quiet: bool = False
 ) -> None:
-    """Check and freeze a config, make its OUTPUT_DIR, and start logging and random numbers.
+    """Start logging and random numbers, as Detectron2 does; in each process of a run.
 
     Args:
-        cfg: not frozen.
-        args: logged, as Detectron2 does.
-        train: whether DATASETS.TRAIN is going to be read.
+        cfg: checked by :func:`check_config`.
+        args: logged.
+        changes: lines to log as warnings.
         quiet: let only warnings reach the terminal; the log file keeps all.
-
-    Raises:
-        InputError: as :func:`check_config`; OUTPUT_DIR is not touched then.
     """
-    changes = check_config(cfg, train=train)
-    cfg.freeze()
-    try:
-        PathManager.mkdirs(cfg.OUTPUT_DIR)
-        with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"OUTPUT_DIR: {cfg.OUTPUT_DIR}: {error.strerror}, expected a folder to write to"
-        ) from error
     rank = comm.get_rank()
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="ocr_panoptic")
     if quiet:
@@ -118,12 +114,15 @@ def prepare_run(
         logger.warning(change)
 
 
-def check_config(cfg: CfgNode, *, train: bool) -> list[str]:
-    """Check a config before anything is built: names, device, files, numbers of classes.
+def check_config(cfg: CfgNode, *, train: bool, processes: int = 1) -> list[str]:
+    """Check a config before anything is built: names, values, device, files, numbers of classes.
+
+    OUTPUT_DIR is made if all else is right.
 
     Args:
         cfg: what cannot work as written, but has one clear cure, is changed in place.
         train: whether DATASETS.TRAIN is going to be read.
+        processes: that are going to work on it, on all machines.
 
     Returns:
         One line for each change.
@@ -132,11 +131,12 @@ def check_config(cfg: CfgNode, *, train: bool) -> list[str]:
         InputError: names the key or file, its value and what was expected.
     """
     _check_names(cfg)
-    changes = _check_device(cfg)
-    _check_solver(cfg, train)
+    check_values(cfg, train=train, processes=processes)
+    changes = _check_device(cfg, processes)
     for name in (*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST):
         check_dataset_files(name)
     check_num_classes(cfg)
+    require_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     return changes
 
 
@@ -157,11 +157,13 @@ def _check_names(cfg: CfgNode) -> None:
             raise InputError(f"{key}: '{name}' is not registered, expected {' or '.join(close)}")
 
 
-def _check_device(cfg: CfgNode) -> list[str]:
+def _check_device(cfg: CfgNode, processes: int) -> list[str]:
     try:
         device = torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError as error:
-        raise InputError(f"MODEL.DEVICE: '{cfg.MODEL.DEVICE}', expected cuda or cpu") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"MODEL.DEVICE: '{cfg.MODEL.DEVICE}', expected cuda or cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("MODEL.DEVICE: cuda, but torch finds no CUDA device; expected cpu")
     if device.type == "cpu":
@@ -170,7 +172,7 @@ def _check_device(cfg: CfgNode) -> list[str]:
                 "SOLVER.AMP.ENABLED: True, but Detectron2 trains with mixed precision on CUDA "
                 "only; expected False on the CPU"
             )
-        if comm.get_world_size() > 1:
+        if processes > 1:
             return _replace_sync_batch_norm(cfg)
     return []
 
@@ -186,15 +188,3 @@ def _replace_sync_batch_norm(cfg: CfgNode, path: str = "") -> list[str]:
             cfg[key] = "naiveSyncBN"
             changes.append(f"{here}: SyncBN needs CUDA between processes, naiveSyncBN is used")
     return changes
-
-
-def _check_solver(cfg: CfgNode, train: bool) -> None:
-    processes = comm.get_world_size()
-    images = cfg.SOLVER.IMS_PER_BATCH
-    if train and (images < 1 or images % processes):
-        raise InputError(
-            f"SOLVER.IMS_PER_BATCH: {images} images for {processes} processes, "
-            f"expected a multiple of {processes}, at least that"
-        )
-    if train and not cfg.DATASETS.TRAIN:
-        raise InputError("DATASETS.TRAIN: empty, expected the name of a data set")

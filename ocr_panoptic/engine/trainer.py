@@ -80,6 +80,10 @@ class Trainer(DefaultTrainer):
         Returns:
             Detectron2's results: task -> metric -> percent, by data set if there are several.
         """
+        if comm.is_main_process():
+            for name in cfg.DATASETS.TEST:
+                # An evaluation that fails must not leave the numbers of the one before.
+                (results_folder(cfg, name) / "metrics.json").unlink(missing_ok=True)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             dtype = str(next(model.parameters()).dtype).removeprefix("torch.")

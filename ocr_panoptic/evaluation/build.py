@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
-    COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
     SemSegEvaluator,
@@ -18,6 +17,8 @@ from detectron2.evaluation import (
 from PIL import Image
 
 from ocr_panoptic.errors import InputError
+
+from .panoptic import PanopticEvaluator
 
 __all__ = ["EVALUATORS", "build_evaluators"]
 
@@ -27,7 +28,7 @@ def _instances(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator
 
 
 def _panoptic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    return COCOPanopticEvaluator(dataset_name, folder)
+    return PanopticEvaluator(dataset_name, folder)
 
 
 def _semantic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:

@@ -226,7 +226,8 @@ def _finish(rows: Tensor, bias: Tensor | None, norm: nn.Module | None) -> Tensor
     if bias is not None:
         rows = rows.add_(bias)
     if norm is not None:
-        rows = norm(rows.transpose(1, 2)).transpose(1, 2)
+        # As a map of one column: Detectron2's LayerNorm takes no other shape.
+        rows = norm(rows.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
     return rows.relu_()
 
 

@@ -292,9 +292,9 @@ def test_outputs_may_not_replace_inputs(scene):
 
 
 def test_outputs_need_a_place(scene):
-    with pytest.raises(InputError, match=r"/semantic: .*; expected a place to write"):
+    with pytest.raises(InputError, match=r"--semantic-root: .*, expected a folder to write to"):
         scene.prepare(semantic_root=scene.json_path / "new" / "semantic")
-    with pytest.raises(InputError, match=r"/instances.json: .*; expected a place to write"):
+    with pytest.raises(InputError, match=r"--instances-json: .*, expected a folder to write to"):
         scene.prepare(instances_json=scene.json_path / "new" / "instances.json")
 
 

@@ -38,16 +38,26 @@ def test_demo_from_nothing_twice(main, tmp_path, capsys):
     assert len(list((output / "shapes/train").iterdir())) == 4
 
 
-def test_a_failed_demo_leaves_no_numbers(main, tmp_path, capsys):
+def test_a_mistake_costs_nothing_of_an_earlier_demo(main, tmp_path, capsys):
     output = tmp_path / "demo"
-    output.mkdir()
-    for name in ("metrics.json", "report.html"):
-        (output / name).write_text("of an earlier run")
-    argv = ["--output", str(output), *COUNTS, *OVERRIDES, "MODEL.SEM_SEG_HEAD.NAME", "NoHead"]
-    assert main(argv) == BAD_INPUT
-    assert "'NoHead' is not registered" in capsys.readouterr().err
-    assert not (output / "metrics.json").exists()
-    assert not (output / "report.html").exists()
+    assert main(["--output", str(output), *COUNTS, *OVERRIDES]) == 0
+    kept = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    for words, message in (
+        (["MODEL.SEM_SEG_HEAD.NAME", "NoHead"], "'NoHead' is not registered"),
+        (["OUTPUT_DIR", "elsewhere"], "OUTPUT_DIR: the demo sets it"),
+        (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER: 0, expected 1 or more"),
+    ):
+        assert main(["--output", str(output), *COUNTS, *OVERRIDES, *words]) == BAD_INPUT
+        assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == kept
+
+
+def test_a_folder_with_something_else_is_refused(main, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.txt").write_text("mine")
+    assert main(["--output", str(tmp_path), *COUNTS, *OVERRIDES]) == BAD_INPUT
+    assert "holds something else than a demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "thesis.txt"]
 
 
 @pytest.mark.parametrize("argv", [["--train", "0"], ["--val", "-1"]])

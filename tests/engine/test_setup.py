@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from detectron2.utils import comm
 
 from ocr_panoptic.engine.setup import argument_parser, check_config, load_config
 from ocr_panoptic.errors import InputError
@@ -40,6 +39,18 @@ BAD_CONFIGS = [
     (["MODEL.ROI_HEADS.NUM_CLASSES", 80], "MODEL.ROI_HEADS.NUM_CLASSES is 80; expected 6"),
     (["DATASETS.TRAIN", "('test_shape_train_separated',)"], "'test_shape_train_separated' is not"),
     (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN: empty, expected the name of a data set"),
+    (["DATASETS.TRAIN", "(1,)"], "DATASETS.TRAIN: .*, expected names of data sets"),
+    (["SOLVER.MAX_ITER", 0], "SOLVER.MAX_ITER: 0, expected 1 or more"),
+    (["SOLVER.STEPS", "(3,2)"], "SOLVER.STEPS: .*, expected iterations, each later than"),
+    (["MODEL.SEM_SEG_HEAD.OCR.NORM", "XX"], "OCR.NORM: 'XX', expected one of BN SyncBN GN"),
+    (["MODEL.SEM_SEG_HEAD.OCR.DROPOUT", 2.0], "OCR.DROPOUT: 2.0, expected 0 to 1"),
+    (["MODEL.SEM_SEG_HEAD.OCR.CHANNELS", 0], "OCR.CHANNELS: 0, expected 1 or more"),
+    (
+        ["MODEL.SEM_SEG_HEAD.OCR.NORM", "GN", "MODEL.SEM_SEG_HEAD.OCR.KEY_CHANNELS", 32],
+        "OCR.NORM: GN with CHANNELS 128 and KEY_CHANNELS 32, expected multiples",
+    ),
+    (["MODEL.DEVICE", "meta"], "MODEL.DEVICE: 'meta', expected cuda or cpu"),
+    (["OUTPUT_DIR", "/dev/null/run"], "OUTPUT_DIR: /dev/null/run: Not a directory, expected"),
     (["SOLVER.IMS_PER_BATCH", 0], "SOLVER.IMS_PER_BATCH: 0 images for 1 processes"),
 ]
 
@@ -58,6 +69,10 @@ def test_bad_overrides(overrides, message):
         ("MODEL: {SEM_SEG_HEAD: {OCRR: 1}}", "Non-existent config key: MODEL.SEM_SEG_HEAD.OCRR"),
         ("MODEL: [", "expected"),
         ("_BASE_: missing.yaml", "missing.yaml"),
+        ("_BASE_: bad.yaml", "recursion"),
+        ("_BASE_: 3", "bad.yaml: "),
+        ("1: 2", "bad.yaml: "),
+        ("SEED: !!python/object/apply:os.getpid []", "could not determine a constructor"),
     ],
 )
 def test_bad_config_files(tmp_path, text, message):
@@ -95,17 +110,16 @@ def test_cuda_without_a_device(datasets_root, monkeypatch):
         check_config(cfg, train=True)
 
 
-def test_several_processes_on_the_cpu(datasets_root, monkeypatch):
-    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+def test_several_processes_on_the_cpu(datasets_root):
     cfg = small_config("ocr", [*TEST_SETS, "MODEL.SEM_SEG_HEAD.OCR.NORM", "SyncBN"])
-    (change,) = check_config(cfg, train=True)
+    (change,) = check_config(cfg, train=True, processes=2)
     assert change.startswith("MODEL.SEM_SEG_HEAD.OCR.NORM: SyncBN needs CUDA between processes")
     assert cfg.MODEL.SEM_SEG_HEAD.OCR.NORM == "naiveSyncBN"
     assert cfg.MODEL.SEM_SEG_HEAD.NORM == "GN"
     cfg.SOLVER.IMS_PER_BATCH = 3
     with pytest.raises(InputError, match="IMS_PER_BATCH: 3 images for 2 processes"):
-        check_config(cfg, train=True)
-    check_config(cfg, train=False)
+        check_config(cfg, train=True, processes=2)
+    check_config(cfg, train=False, processes=2)
 
 
 def test_arguments_are_detectron2s():

@@ -13,7 +13,7 @@ from ocr_panoptic.layers import OCRModule, soft_object_regions
 from ..reference.ocr import ocr as reference_ocr
 
 SIZES = [(1, 1), (1, 7), (5, 3), (7, 13)]
-NORMS = ["BN", "GN", ""]
+NORMS = ["BN", "GN", "LN", ""]
 
 
 def make_layer(norm="BN", channels=6, key_channels=4, seed=0, **kwargs):

@@ -87,6 +87,8 @@ def test_flops_are_those_of_the_equations():
         (["context", "--runs", "0"], "--runs 0: expected 1 or more"),
         (["context", "--num-regions", "0"], "--num-regions 0: expected 1 or more"),
         (["context", "--dtype", "int8"], "int8"),
+        (["context", "--json", "/dev/null/rows.json"], "--json: /dev/null: "),
+        (["context", "--json", "."], "--json .: is a folder, expected a file"),
         ([], "command"),
     ],
 )

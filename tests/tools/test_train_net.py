@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 
 from ocr_panoptic.data.shapes.register import register_shapes
-from ocr_panoptic.errors import BAD_INPUT
+from ocr_panoptic.engine.checkpoint import Checkpointer
+from ocr_panoptic.errors import BAD_INPUT, InputError
 
 from ..conftest import REPOSITORY, load_tool
 from ..models import SMALL, TINY
@@ -185,6 +187,61 @@ def test_a_bad_config_is_one_line(main, datasets_root, tmp_path, capsys, overrid
     assert message in one_line(capsys)
 
 
+def test_a_truncated_panoptic_png_is_named_and_leaves_no_numbers(
+    main, trained, broken, tmp_path, capsys
+):
+    root, names = broken("panoptic")
+    output = tmp_path / "run"
+    metrics = output / "inference" / names["val"] / "metrics.json"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text("of an earlier evaluation")
+    path = sorted((root / "panoptic_val").iterdir())[2]
+    path.write_bytes(path.read_bytes()[:300])
+    overrides = {"MODEL.WEIGHTS": trained / "model_final.pth"}
+    assert main(arguments(output, "--eval-only", **names, overrides=overrides)) == BAD_INPUT
+    assert str(path) in one_line(capsys)
+    assert not metrics.exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(main, datasets_root, tmp_path, capsys):
+    for content, message in (
+        ({"model": {"foo.weight": torch.zeros(3)}}, "no key of the checkpoint .*holds foo.weight"),
+        ({"model": 3}, "is no checkpoint"),
+        ([1, 2], "is no checkpoint"),
+    ):
+        torch.save(content, tmp_path / "other.pth")
+        overrides = {"MODEL.WEIGHTS": tmp_path / "other.pth"}
+        argv = arguments(tmp_path / "run", "--eval-only", overrides=overrides)
+        assert main(argv) == BAD_INPUT
+        assert re.search(f"MODEL.WEIGHTS: {tmp_path}/other.pth.*{message}", one_line(capsys))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_not_left_half(tmp_path, monkeypatch):
+    def write_half(data, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:595] . unexpected pos 64 vs 0")
+
+    checkpointer = Checkpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    checkpointer.save("model_0000001")
+    before = (tmp_path / "model_0000001.pth").read_bytes()
+    monkeypatch.setattr(torch, "save", write_half)
+    for name in ("model_0000001", "model_final"):
+        with pytest.raises(InputError, match=rf"{name}\.pth: the checkpoint cannot be written"):
+            checkpointer.save(name)
+    assert (tmp_path / "model_0000001.pth").read_bytes() == before
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert {path.name for path in tmp_path.iterdir()} == {"model_0000001.pth", "last_checkpoint"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--num-gpus", "-1"], ["--num-machines", "0"], ["--machine-rank", "3"]],
+)
+def test_numbers_of_processes_that_cannot_be(main, capsys, words):
+    assert main(["--config-file", str(TINY["ocr"]), *words]) == BAD_INPUT
+    assert " ".join(words) in one_line(capsys)
+
+
 def test_a_broken_checkpoint_is_named(main, trained, tmp_path, capsys):
     path = tmp_path / "broken.pth"
     path.write_bytes((trained / "model_final.pth").read_bytes()[:5000])
@@ -197,7 +254,7 @@ def test_an_output_folder_that_is_a_file_is_named(main, datasets_root, tmp_path,
     path = tmp_path / "file"
     path.write_text("in the way")
     assert main(arguments(path)) == BAD_INPUT
-    assert f"OUTPUT_DIR: {path}: Not a directory, expected a folder to write to" in one_line(capsys)
+    assert f"OUTPUT_DIR: {path}: File exists, expected a folder to write to" in one_line(capsys)
 
 
 def test_more_gpus_than_there_are(main, monkeypatch, capsys):
@@ -247,10 +304,15 @@ def test_two_processes_train(datasets_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_in_one_of_two_processes_is_one_line(datasets_root, tmp_path):
-    done = run_in_subprocess(
-        datasets_root, arguments(tmp_path, "--num-gpus", "2", val="shapes_hrd_val")
-    )
+def test_a_mistake_found_by_one_of_two_processes_is_one_line(datasets_root, tmp_path):
+    shutil.copytree(datasets_root, tmp_path / "datasets")
+    for path in (tmp_path / "datasets/shapes_easy/panoptic_stuff_train").iterdir():
+        path.write_bytes(path.read_bytes()[:-40])
+    names = {f"{s}": f"shapes_easy_{s}_panoptic_separated" for s in ("train", "val")}
+    argv = arguments(tmp_path / "run", "--num-gpus", "2", **names)
+    done = run_in_subprocess(tmp_path / "datasets", argv)
     assert done.returncode == BAD_INPUT
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: dataset '")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "panoptic_stuff_train" in last

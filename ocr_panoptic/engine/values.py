@@ -1,0 +1,81 @@
+"""Ranges of config values that would otherwise fail deep inside a run."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from ocr_panoptic.errors import InputError
+
+__all__ = ["check_values"]
+
+_NORMS = ("", "BN", "SyncBN", "GN", "LN", "FrozenBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+_NORM_KEYS = (
+    *("MODEL.SEM_SEG_HEAD.OCR.NORM", "MODEL.SEM_SEG_HEAD.NORM", "MODEL.FPN.NORM"),
+    "MODEL.RESNETS.NORM",
+)
+# Key -> least value, greatest value.
+_RANGES = {
+    "MODEL.SEM_SEG_HEAD.OCR.CHANNELS": (1, None),
+    "MODEL.SEM_SEG_HEAD.OCR.KEY_CHANNELS": (1, None),
+    "MODEL.SEM_SEG_HEAD.OCR.TRANSFORM_LAYERS": (1, None),
+    "MODEL.SEM_SEG_HEAD.OCR.DROPOUT": (0, 1),
+    "MODEL.SEM_SEG_HEAD.OCR.AUX_LOSS_WEIGHT": (0, None),
+    "SOLVER.MAX_ITER": (1, None),
+    "SOLVER.WARMUP_ITERS": (0, None),
+    "SOLVER.CHECKPOINT_PERIOD": (1, None),
+    "DATALOADER.NUM_WORKERS": (0, None),
+}
+
+
+def check_values(cfg: CfgNode, *, train: bool, processes: int) -> None:
+    """Check the values that a run needs.
+
+    Args:
+        cfg: the config.
+        train: whether it is going to be trained.
+        processes: that share SOLVER.IMS_PER_BATCH.
+
+    Raises:
+        InputError: names the key, its value and what was expected.
+    """
+    for key in _NORM_KEYS:
+        value = _get(cfg, key)
+        if value not in _NORMS:
+            raise InputError(f"{key}: '{value}', expected one of {' '.join(_NORMS[1:])}, or ''")
+    for key, (least, greatest) in _RANGES.items():
+        value = _get(cfg, key)
+        if value < least or (greatest is not None and value > greatest):
+            to = "or more" if greatest is None else f"to {greatest}"
+            raise InputError(f"{key}: {value}, expected {least} {to}")
+    ocr = cfg.MODEL.SEM_SEG_HEAD.OCR
+    if ocr.NORM == "GN" and (ocr.CHANNELS % 32 or ocr.KEY_CHANNELS % 32 or ocr.KEY_CHANNELS < 64):
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.OCR.NORM: GN with CHANNELS {ocr.CHANNELS} and KEY_CHANNELS "
+            f"{ocr.KEY_CHANNELS}, expected multiples of its 32 groups, KEY_CHANNELS 64 or more"
+        )
+    for key in ("TRAIN", "TEST"):
+        names = cfg.DATASETS[key]
+        if not all(isinstance(name, str) for name in names):
+            raise InputError(f"DATASETS.{key}: {names}, expected names of data sets")
+    if train:
+        _check_solver(cfg, processes)
+
+
+def _check_solver(cfg: CfgNode, processes: int) -> None:
+    images = cfg.SOLVER.IMS_PER_BATCH
+    if images < 1 or images % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH: {images} images for {processes} processes, "
+            f"expected a multiple of {processes}, at least that"
+        )
+    if not cfg.DATASETS.TRAIN:
+        raise InputError("DATASETS.TRAIN: empty, expected the name of a data set")
+    steps = cfg.SOLVER.STEPS
+    if not all(isinstance(step, int) for step in steps) or list(steps) != sorted(set(steps)):
+        raise InputError(f"SOLVER.STEPS: {steps}, expected iterations, each later than the last")
+
+
+def _get(cfg: CfgNode, key: str) -> str | float:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
