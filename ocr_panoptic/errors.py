@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import functools
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-__all__ = ["BAD_INPUT", "ArgumentParser", "InputError", "command_line", "fail"]
+__all__ = ["BAD_INPUT", "INTERRUPTED", "ArgumentParser", "InputError", "command_line", "fail"]
 
 BAD_INPUT = 2
 """Exit status of every command line for bad input."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status of every command line after Ctrl-C, as shells count it."""
 
 
 class InputError(Exception):
@@ -45,8 +48,8 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
 
     Returns:
         A function that returns the exit status: ``main``'s own, 0 where it returns None, and
-        :data:`BAD_INPUT` for an :class:`InputError`, whose message goes to stderr. Every other
-        exception is a bug and keeps its traceback.
+        :data:`BAD_INPUT` for an :class:`InputError`, whose message goes to stderr,
+        :data:`INTERRUPTED` for Ctrl-C. Every other exception is a bug and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -56,5 +59,8 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return BAD_INPUT
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
 
     return run

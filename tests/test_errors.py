@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ocr_panoptic.errors import BAD_INPUT, InputError, command_line
+from ocr_panoptic.errors import BAD_INPUT, INTERRUPTED, InputError, command_line
 
 
 class Failing(torch.utils.data.Dataset):
@@ -27,11 +27,15 @@ def test_command_line_answers_with_status_and_one_line(capsys):
     def main(argv):
         if argv == "bad":
             raise InputError("x: 1, expected 2")
+        if argv == "Ctrl-C":
+            raise KeyboardInterrupt
         if argv == "bug":
             raise RuntimeError("ours")
         return {"done": None, "other": 7}[argv]
 
     assert (main("done"), main("other"), main("bad")) == (0, 7, BAD_INPUT)
     assert capsys.readouterr().err == "error: x: 1, expected 2\n"
+    assert main("Ctrl-C") == INTERRUPTED == 130
+    assert capsys.readouterr().err == "interrupted\n"
     with pytest.raises(RuntimeError, match="ours"):
         main("bug")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ocr_panoptic.files import replacing, write_text
+from ocr_panoptic.errors import InputError
+from ocr_panoptic.files import replacing, require_folder, write_text
 
 
 def test_writes_and_makes_parents(tmp_path):
@@ -23,3 +24,16 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         fail()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_require_folder(tmp_path):
+    require_folder(tmp_path / "a/b", "--output")
+    require_folder(tmp_path / "a/b", "--output")
+    assert list((tmp_path / "a/b").iterdir()) == []
+    (tmp_path / "file").touch()
+    for path, reason in ((tmp_path / "file", "File exists"), ("/dev/null/x", "Not a directory")):
+        with pytest.raises(InputError) as caught:
+            require_folder(path, "--output")
+        assert str(caught.value) == f"--output: {path}: {reason}, expected a folder to write to"
+    with pytest.raises(InputError, match=r"OUTPUT_DIR: : no name, expected a folder"):
+        require_folder("", "OUTPUT_DIR")

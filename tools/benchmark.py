@@ -51,14 +51,22 @@ def main(argv: list[str] | None = None) -> None:
         require_folder(args.json.parent, "--json")
         if args.json.is_dir():
             raise InputError(f"--json {args.json}: is a folder, expected a file")
-    rows = measure_schemes(
-        args.names,
-        parse_size(args.size),
-        device=args.device,
-        dtype=DTYPES[args.dtype],
-        num_regions=args.num_regions,
-        runs=args.runs,
-    )
+    try:
+        rows = measure_schemes(
+            args.names,
+            parse_size(args.size),
+            device=args.device,
+            dtype=DTYPES[args.dtype],
+            num_regions=args.num_regions,
+            runs=args.runs,
+        )
+    except RuntimeError as error:
+        # torch has no class of its own for memory that the CPU does not have.
+        if "allocate" not in str(error):
+            raise
+        raise InputError(
+            f"--size {args.size}: {args.device} has not enough memory, expected a smaller size"
+        ) from error
     print(format_table(rows))
     if args.json:
         write_text(args.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -72,6 +73,10 @@ def _check_arguments(args: argparse.Namespace) -> None:
             f"--dist-url auto with --num-machines {args.num_machines}, expected an address of "
             "machine 0 such as tcp://HOST:PORT"
         )
+    if args.dist_url != "auto" and not re.match(r"(tcp://.+:\d+|file:///.+)$", args.dist_url):
+        raise InputError(
+            f"--dist-url {args.dist_url}: expected auto, tcp://HOST:PORT or file:///PATH"
+        )
 
 
 def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
@@ -90,6 +95,10 @@ def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
     cfg.freeze()
     prepare_run(cfg, args, changes)
     if args.eval_only:
+        if not cfg.MODEL.WEIGHTS and not args.resume:
+            logging.getLogger("ocr_panoptic").warning(
+                "MODEL.WEIGHTS is empty: random weights are evaluated"
+            )
         model = Trainer.build_model(cfg)
         Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)

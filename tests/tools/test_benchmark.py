@@ -89,6 +89,7 @@ def test_flops_are_those_of_the_equations():
         (["context", "--dtype", "int8"], "int8"),
         (["context", "--json", "/dev/null/rows.json"], "--json: /dev/null: "),
         (["context", "--json", "."], "--json .: is a folder, expected a file"),
+        (["context", "--size", "512,4194304,4194304", "--names", "ocr"], "has not enough memory"),
         ([], "command"),
     ],
 )

@@ -235,9 +235,14 @@ def test_a_checkpoint_that_cannot_be_written_is_not_left_half(tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "words",
-    [["--num-gpus", "-1"], ["--num-machines", "0"], ["--machine-rank", "3"]],
+    [
+        ["--num-gpus", "-1"],
+        ["--num-machines", "0"],
+        ["--machine-rank", "3"],
+        ["--dist-url", "localhost:1234"],
+    ],
 )
-def test_numbers_of_processes_that_cannot_be(main, capsys, words):
+def test_processes_that_cannot_be(main, capsys, words):
     assert main(["--config-file", str(TINY["ocr"]), *words]) == BAD_INPUT
     assert " ".join(words) in one_line(capsys)
 
