@@ -8,7 +8,20 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from torch import Tensor, nn
 
-__all__ = ["attention", "fold_norm", "multiply_rows", "pointwise_transform", "to_map", "to_rows"]
+__all__ = [
+    "TILE",
+    "attention",
+    "fold_norm",
+    "multiply_rows",
+    "pointwise_transform",
+    "relation",
+    "to_map",
+    "to_rows",
+]
+
+
+TILE = 2048
+"""Positions that an inference form takes at a time: at 512 channels, 12 MB in float32."""
 
 
 def attention(
@@ -16,8 +29,8 @@ def attention(
 ) -> Tensor:
     """Scaled dot-product attention: softmax over the keys of query . key / sqrt(d), times value.
 
-    Segmentation Transformer (OCR) paper, eq. 7 and 8. Torch's fused kernel scales before the
-    product, so half precision does not overflow.
+    Segmentation Transformer (OCR) paper, eq. 7 and 8. The query is scaled before the product where
+    this matters, so half precision does not overflow.
 
     Args:
         query: (N, L, d), floating point.
@@ -28,14 +41,39 @@ def attention(
     Returns:
         (N, L, C). A batch element whose keys are all padding gives zeros, never NaN.
     """
+    # As one head: torch's fused kernel for the CPU takes four dimensions only.
+    query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
+    scale = query.shape[3] ** -0.5
+    if query.dtype == torch.float16:
+        # That kernel would scale the product, which 16 bits may not hold.
+        query, scale = query * scale, 1.0
     if key_padding_mask is None:
-        return F.scaled_dot_product_attention(query, key, value)
+        return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
     # Where no key is valid all are let through, and the result is dropped: a softmax over
     # nothing would be NaN, in the output and in every gradient behind it.
-    nothing = key_padding_mask.all(dim=1, keepdim=True)
-    allowed = (~key_padding_mask | nothing).unsqueeze(1)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-    return out.masked_fill(nothing.unsqueeze(2), 0.0)
+    nothing = key_padding_mask.all(dim=1)
+    allowed = (~key_padding_mask | nothing.unsqueeze(1)).view(-1, 1, 1, key.shape[2])
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scale)
+    return out.squeeze(1).masked_fill(nothing.view(-1, 1, 1), 0.0)
+
+
+def relation(query: Tensor, key: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+    """Return the weights that :func:`attention` gives to its values, for pictures.
+
+    Args:
+        query: (N, L, d).
+        key: (N, S, d).
+        key_padding_mask: (N, S) bool, True where a key is padding.
+
+    Returns:
+        (N, L, S), non-negative; sums over S are 1, or 0 where all keys are padding.
+    """
+    scores = torch.bmm(query * query.shape[2] ** -0.5, key.transpose(1, 2))
+    if key_padding_mask is None:
+        return scores.softmax(dim=2)
+    padding = key_padding_mask.unsqueeze(1)
+    scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=2).masked_fill(padding, 0.0)
 
 
 def pointwise_transform(

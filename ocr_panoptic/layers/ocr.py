@@ -11,18 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import (
+    TILE,
     attention,
     fold_norm,
     multiply_rows,
     pointwise_transform,
+    relation,
     to_map,
     to_rows,
 )
 
 __all__ = ["OCRModule", "region_representations", "soft_object_regions"]
-
-# Positions that the inference form takes at a time: at 512 channels, 12 MB in float32.
-_TILE = 2048
 
 
 def soft_object_regions(region_logits: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -142,11 +141,10 @@ class OCRModule(nn.Module):
         """Compute eq. 3-6 one after the other; arguments and result as in :meth:`forward`."""
         regions = soft_object_regions(region_logits, padding_mask)
         region_vectors = region_representations(feats, regions)
-        context = attention(
-            to_rows(self.query(feats)),
-            _transform_regions(self.key, region_vectors),
-            _transform_regions(self.value, region_vectors),
+        relations = relation(
+            to_rows(self.query(feats)), _transform_regions(self.key, region_vectors)
         )
+        context = torch.bmm(relations, _transform_regions(self.value, region_vectors))
         augmented = torch.cat([self.output(to_map(context, feats)), feats], dim=1)
         return self.dropout(self.fuse(augmented))
 
@@ -189,7 +187,7 @@ class OCRModule(nn.Module):
         if torch.jit.is_tracing() or any(norm is not None for norm in norms):
             # A trace must not depend on the number of tiles, nor GroupNorm on their size.
             return to_map(augment(pixels), feats)
-        tiles = pixels.split(_TILE, dim=1)
+        tiles = pixels.split(TILE, dim=1)
         return to_map(torch.cat([augment(tile) for tile in tiles], dim=1), feats)
 
     def regions_and_relations(
@@ -205,9 +203,8 @@ class OCRModule(nn.Module):
         regions = soft_object_regions(region_logits, padding_mask)
         region_vectors = region_representations(feats, regions)
         key = _transform_regions(self.key, region_vectors)
-        query = self.query(feats).flatten(2)
-        relations = torch.bmm(key * key.shape[2] ** -0.5, query).softmax(dim=1)
-        return regions, relations.view_as(region_logits)
+        relations = relation(to_rows(self.query(feats)), key)
+        return regions, to_map(relations, feats)
 
 
 def _transform_regions(transform: nn.Module, region_vectors: Tensor) -> Tensor:

@@ -1,0 +1,290 @@
+"""Interlaced sparse self-attention (ISA): a global and a local stage instead of dense attention.
+
+Yuan et al.: "OCNet: Object Context for Semantic Segmentation" (IJCV), sec. 3.2 and Algorithm 1,
+called "the paper" below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+
+from .attention import TILE, attention, fold_norm, relation
+from .partition import (
+    crop,
+    deinterlace,
+    divide,
+    exchange,
+    interlace,
+    merge,
+    pad,
+    padding_to_multiple,
+)
+from .self_attention import SelfAttention
+
+__all__ = ["InterlacedSparseSelfAttention", "Relations"]
+
+# Stage -> (map to groups of tokens, groups of tokens to map).
+_GROUPING = {"global": (interlace, deinterlace), "local": (divide, merge)}
+
+
+class Relations(NamedTuple):
+    """What one pixel looks at; each (N, H, W), weights with sum 1, or None without such a stage.
+
+    Attributes:
+        global_: in the global stage, on that stage's input.
+        local: in the local stage, on that stage's input.
+        dense: on the layer's input, through all stages: the pixel's row of the dense relation
+            matrix of eq. 9.
+    """
+
+    global_: Tensor | None
+    local: Tensor | None
+    dense: Tensor
+
+
+class InterlacedSparseSelfAttention(nn.Module):
+    """Self-attention among positions P apart, then in windows of P x P: together, everywhere.
+
+    Each stage is a :class:`~.self_attention.SelfAttention` with weights of its own, applied to
+    groups of positions. The transforms are pointwise and see the whole map before it is grouped,
+    so every norm works, GroupNorm included.
+
+    In evaluation mode with BatchNorm the same function is computed with less work
+    (:meth:`folded`), otherwise stage by stage (:meth:`by_stages`).
+
+    With BatchNorm in evaluation mode and masking, the output at valid positions does not depend
+    on padding to the right and at the bottom.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        *,
+        partitions: tuple[int, int] = (8, 8),
+        stages: Sequence[str] = ("global", "local"),
+        mask_padding: bool = True,
+        **kwargs,
+    ) -> None:
+        """Build the stages.
+
+        Args:
+            in_channels: channels of the input, and of the result of a stage before the last.
+            out_channels: channels of the result; None for ``in_channels``.
+            partitions: (P_h, P_w), the stride of the global stage's groups and the size of the
+                local stage's windows.
+            stages: one or both of "global" and "local", in order of application (the paper's
+                Table 1 compares orders).
+            mask_padding: keep padding, the batch's and that to multiples of the partitions, out of
+                the attention. Off, the map is padded with zeros at both sides and they join the
+                attention, as in the authors' code.
+            **kwargs: of each stage's SelfAttention.
+
+        Raises:
+            ValueError: for a partition below 1, or other stages than these.
+        """
+        super().__init__()
+        if not stages or len(set(stages)) < len(stages) or not set(stages) <= set(_GROUPING):
+            raise ValueError(f"stages are {tuple(stages)}, expected one or both of global, local")
+        padding_to_multiple((1, 1), partitions)
+        self.partitions = tuple(partitions)
+        self.stages = tuple(stages)
+        self.mask_padding = mask_padding
+        # Named by stage, so that weights of the orders differ in nothing but the order.
+        self.relations = nn.ModuleDict(
+            {
+                stage: SelfAttention(
+                    in_channels, out_channels if stage == stages[-1] else in_channels, **kwargs
+                )
+                for stage in stages
+            }
+        )
+
+    def forward(self, feats: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+        """Compute the context z^l of every position (eq. 5, 6).
+
+        Args:
+            feats: (N, C, H, W), of any size from 1x1.
+            padding_mask: (N, H, W) bool, True where a position is padding.
+
+        Returns:
+            (N, out_channels, H, W). Zeros before rho where a group has no valid position.
+        """
+        if self.training or not all(map(_folds, self.relations.values())):
+            return self.by_stages(feats, padding_mask)
+        return self.folded(feats, padding_mask)
+
+    def by_stages(self, feats: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Compute one stage after the other; arguments and result as in :meth:`forward`."""
+        padding_mask, outer = self._outer_padding(feats, padding_mask)
+        feats = pad(feats, outer)
+        for stage, layer in self.relations.items():
+            feats = self._attend(stage, layer, feats, padding_mask)
+        return crop(feats, outer)
+
+    def folded(self, feats: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Compute the same function as :meth:`by_stages` in evaluation mode, with less work.
+
+        BatchNorm is folded into the convolutions. A map is grouped once instead of its query, key
+        and value, and goes from stage to stage in groups. rho of a stage before the last is
+        linear, so it is multiplied into the transforms of the next, and never applied to a pixel.
+        Groups go through in tiles whose intermediate results fit a processor's cache.
+        """
+        padding_mask, outer = self._outer_padding(feats, padding_mask)
+        feats = pad(feats, outer)
+        inner = padding_to_multiple(feats.shape[2:], self.partitions)
+        masks = {stage: self._mask(stage, feats, padding_mask) for stage in self.relations}
+        feats = pad(feats, inner)
+        size, before = tuple(feats.shape[2:]), None
+        first, last = self.stages[0], self.stages[-1]
+        tokens = _GROUPING[first][0](feats, self.partitions)
+        for stage, layer in self.relations.items():
+            if stage != first:
+                tokens = exchange(tokens, len(tokens) // len(feats))
+            transforms = _FoldedTransforms(layer, before)
+            before = None if stage == last else transforms.take_linear_output()
+            tokens = transforms.attend(tokens, masks[stage])
+        feats = _GROUPING[last][1](tokens, size, self.partitions)
+        return crop(crop(feats, inner), outer)
+
+    @torch.no_grad()
+    def relation(
+        self, feats: Tensor, position: tuple[int, int], padding_mask: Tensor | None = None
+    ) -> Relations:
+        """Return what one pixel looks at, for pictures.
+
+        The dense relation is the pixel's row of W = W^l P^T W^g P (eq. 9): the sum over k of
+        W_l[i, k] W_g[k, j], with the weights of every k. (Algorithm 2 of the paper takes one
+        row of W_g for all k of a group, hence its checkered maps.)
+
+        Args:
+            feats: (N, C, H, W).
+            position: (row, column) of the pixel that looks.
+            padding_mask: as in :meth:`forward`.
+        """
+        padding_mask, outer = self._outer_padding(feats, padding_mask)
+        pixel = feats.new_zeros(len(feats), 1, *feats.shape[2:])
+        pixel[:, :, position[0], position[1]] = 1
+        feats, pixel = pad(feats, outer), pad(pixel, outer)
+        stages, inputs = list(self.relations.items()), [feats]
+        for stage, layer in stages[:-1]:
+            inputs.append(self._attend(stage, layer, inputs[-1], padding_mask))
+        dense, alone = pixel, {}
+        for (stage, layer), seen in zip(reversed(stages), reversed(inputs), strict=True):
+            alone[stage] = self._trace_back(stage, layer, seen, pixel, padding_mask)
+            dense = self._trace_back(stage, layer, seen, dense, padding_mask)
+        maps = (alone.get("global"), alone.get("local"), dense)
+        return Relations(*(None if row is None else crop(row, outer).squeeze(1) for row in maps))
+
+    def _outer_padding(
+        self, feats: Tensor, padding_mask: Tensor | None
+    ) -> tuple[Tensor | None, tuple[int, int, int, int]]:
+        """Return the mask to use and the padding that comes before everything else."""
+        if self.mask_padding:
+            return padding_mask, (0, 0, 0, 0)
+        return None, padding_to_multiple(feats.shape[2:], self.partitions, both_sides=True)
+
+    def _attend(
+        self, stage: str, layer: SelfAttention, feats: Tensor, padding_mask: Tensor | None
+    ) -> Tensor:
+        """Apply one stage to a map; its norms see the map without the padding added here."""
+        parts = (self._group(stage, part) for part in layer.project(feats))
+        context = attention(*parts, self._mask(stage, feats, padding_mask))
+        return layer.output(self._ungroup(stage, context, feats))
+
+    def _trace_back(
+        self,
+        stage: str,
+        layer: SelfAttention,
+        feats: Tensor,
+        weights: Tensor,
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        """Turn weights of a stage's results, (N, 1, H, W), into weights of its input."""
+        query, key, _ = (self._group(stage, part) for part in layer.project(feats))
+        relations = relation(query, key, self._mask(stage, feats, padding_mask))
+        looks = torch.bmm(self._group(stage, weights).transpose(1, 2), relations)
+        return self._ungroup(stage, looks.transpose(1, 2), feats)
+
+    def _group(self, stage: str, feats: Tensor, value: float = 0) -> Tensor:
+        padding = padding_to_multiple(feats.shape[2:], self.partitions)
+        return _GROUPING[stage][0](pad(feats, padding, value), self.partitions)
+
+    def _ungroup(self, stage: str, tokens: Tensor, like: Tensor) -> Tensor:
+        padding = padding_to_multiple(like.shape[2:], self.partitions)
+        size = (like.shape[2] + sum(padding[2:]), like.shape[3] + sum(padding[:2]))
+        return crop(_GROUPING[stage][1](tokens, size, self.partitions), padding)
+
+    def _mask(self, stage: str, feats: Tensor, padding_mask: Tensor | None) -> Tensor | None:
+        """Return which tokens of each group are padding, (groups, positions), or None."""
+        if padding_mask is None:
+            if not any(padding_to_multiple(feats.shape[2:], self.partitions)):
+                return None
+            padding_mask = feats.new_zeros((len(feats), *feats.shape[2:]), dtype=torch.bool)
+        return self._group(stage, padding_mask.unsqueeze(1), True).squeeze(2)
+
+
+class _FoldedTransforms:
+    """The transforms of a SelfAttention in evaluation mode, as products of rows and weights."""
+
+    def __init__(self, layer: SelfAttention, before: Tensor | None) -> None:
+        """Fold norms, and the linear map (C, C_before) that the input has yet to go through."""
+        (query, query_bias, _), *self.more_query = map(fold_norm, layer.query)
+        (key, key_bias, _), *self.more_key = map(fold_norm, layer.key)
+        value = layer.value.weight.flatten(1)
+        output, self.output_bias, _ = fold_norm(layer.output)
+        self.output, self.activation = output.flatten(1), layer.output.activation
+        self.width = len(query)
+        # All that read the same rows: one product.
+        weights, biases = [query.flatten(1), key.flatten(1)], [query_bias, key_bias]
+        if before is not None and before.shape[1] <= len(value):
+            # The mean of values is the value of a mean: delta comes after the attention, in rho.
+            self.output = self.output @ (value @ before)
+        else:
+            weights.append(value)
+            biases.append(query_bias.new_zeros(len(value)))
+        self.weight, self.bias = torch.cat(weights), torch.cat(biases)
+        if before is not None:
+            self.weight = self.weight @ before
+
+    def take_linear_output(self) -> Tensor | None:
+        """Return rho's weight, not to be applied here any more; None if it is not linear."""
+        if self.activation is not None:
+            return None
+        output, self.output = self.output, None
+        return output
+
+    def attend(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Apply everything to groups (G, L, C), some at a time."""
+        groups = max(1, TILE // tokens.shape[1])
+        tiles = tokens.split(groups)
+        masks = [None] * len(tiles) if mask is None else mask.split(groups)
+        return torch.cat([self._attend(*tile) for tile in zip(tiles, masks, strict=True)])
+
+    def _attend(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        given = tokens.flatten(0, 1)
+        rows = F.linear(given, self.weight, self.bias)
+        rows[:, : 2 * self.width].relu_()
+        query, key = rows[:, : self.width], rows[:, self.width : 2 * self.width]
+        value = rows[:, 2 * self.width :] if rows.shape[1] > 2 * self.width else given
+        for weight, bias, _ in self.more_query:
+            query = F.linear(query, weight.flatten(1), bias).relu_()
+        for weight, bias, _ in self.more_key:
+            key = F.linear(key, weight.flatten(1), bias).relu_()
+        shape = (len(tokens), -1)
+        context = attention(*(part.unflatten(0, shape) for part in (query, key, value)), mask)
+        if self.output is not None:
+            context = F.linear(context, self.output, self.output_bias)
+        return context if self.activation is None else self.activation(context)
+
+
+def _folds(layer: nn.Module) -> bool:
+    """Say whether no norm of a layer depends on the input in evaluation mode."""
+    convs = (module for module in layer.modules() if isinstance(module, Conv2d))
+    return all(fold_norm(conv)[2] is None for conv in convs)
