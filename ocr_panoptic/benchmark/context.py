@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -25,6 +26,10 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 __all__ = ["Measurement", "format_table", "measure_schemes"]
 
 
+_PRODUCTS = "matrix products"
+_PRODUCT = (16384, 512), (512, 512)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One row.
@@ -40,6 +45,8 @@ class Measurement:
         median_ms: median time of a call, milliseconds.
         spread_ms: largest minus smallest time of a call, milliseconds.
         published: the published row, or None.
+        ratio_to_products: median_ms over the time of as many FLOPs as plain matrix products of
+            16384x512 and 512x512, measured in the same run.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Measurement:
     median_ms: float
     spread_ms: float
     published: dict | None
+    ratio_to_products: float
 
 
 def measure_schemes(
@@ -93,7 +101,7 @@ def measure_schemes(
     rows = {}
     for name in names:
         scheme = SCHEMES[name]
-        module, inputs = _build(scheme, size, num_regions or scheme.num_regions, device, dtype)
+        module, inputs = _build(scheme, size, num_regions, device, dtype)
         calls[name] = _call(module, inputs)
         rows[name] = {
             "params": sum(parameter.numel() for parameter in module.parameters()),
@@ -101,7 +109,11 @@ def measure_schemes(
             "peak_memory_bytes": _peak_memory(calls[name], device),
             "published": asdict(scheme.published) if scheme.published else None,
         }
+    left, right = (torch.randn(*shape, device=device, dtype=dtype) for shape in _PRODUCT)
+    calls[_PRODUCTS] = lambda: torch.mm(left, right)
     times = _interleaved(calls, device, runs)
+    product_ms = statistics.median(times[_PRODUCTS])
+    product_flops = 2 * math.prod(_PRODUCT[0]) * _PRODUCT[1][1]
     return [
         Measurement(
             name=name,
@@ -110,6 +122,8 @@ def measure_schemes(
             dtype=str(dtype).removeprefix("torch."),
             median_ms=statistics.median(times[name]),
             spread_ms=max(times[name]) - min(times[name]),
+            ratio_to_products=statistics.median(times[name])
+            / (product_ms * rows[name]["flops"] / product_flops),
             **rows[name],
         )
         for name in names
@@ -117,15 +131,19 @@ def measure_schemes(
 
 
 def _build(
-    scheme: Scheme, size: tuple[int, int, int], num_regions: int, device: str, dtype: torch.dtype
+    scheme: Scheme,
+    size: tuple[int, int, int],
+    num_regions: int | None,
+    device: str,
+    dtype: torch.dtype,
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
     torch.manual_seed(0)
     module = scheme.build(size[0]).eval().to(device, dtype)
-    inputs = (
-        torch.randn(1, *size, device=device, dtype=dtype),
-        torch.randn(1, num_regions, *size[1:], device=device, dtype=dtype),
-    )
-    return module, inputs
+    channels = [size[0]]
+    if scheme.num_regions is not None:
+        channels.append(num_regions or scheme.num_regions)
+    inputs = (torch.randn(1, width, *size[1:], device=device, dtype=dtype) for width in channels)
+    return module, tuple(inputs)
 
 
 def _call(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], Tensor]:
@@ -149,8 +167,8 @@ def _multiply_adds(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 def _attention_multiply_adds(inputs: list, outputs: list) -> int:
     query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
-    positions = query[0] * query[1] * key[1]
-    return positions * (query[2] + value[2])
+    pairs = math.prod(query[:-1]) * key[-2]
+    return pairs * (query[-1] + value[-1])
 
 
 def _peak_memory(call: Callable[[], Tensor], device: str) -> int:
@@ -201,6 +219,8 @@ def format_table(rows: Sequence[Measurement]) -> str:
     def published(row: Measurement, key: str, unit: float, text: str) -> str:
         if row.published is None or tuple(row.published["size"]) != row.size:
             return ""
+        if row.published[key] is None:
+            return ""
         return text.format(row.published[key] / unit)
 
     table = [
@@ -214,10 +234,29 @@ def format_table(rows: Sequence[Measurement]) -> str:
             "median": f"{row.median_ms:.1f} ms",
             "spread": f"{row.spread_ms:.1f} ms",
             "ratio to slowest": f"{row.median_ms / slowest:.3f}",
+            "ratio to its FLOPs as matrix products": f"{row.ratio_to_products:.2f}",
         }
         for row in rows
     ]
     size = "x".join(map(str, rows[0].size))
-    return f"{size}, {rows[0].dtype}, {rows[0].device}\n\n" + tabulate(
-        table, headers="keys", tablefmt="github", disable_numparse=True
-    )
+    text = tabulate(table, headers="keys", tablefmt="github", disable_numparse=True)
+    notes = "".join(f"\n{note}" for note in _compare_with_dense({row.name: row for row in rows}))
+    return f"{size}, {rows[0].dtype}, {rows[0].device}\n\n{text}\n{notes}".rstrip()
+
+
+def _compare_with_dense(rows: dict[str, Measurement]) -> Iterator[str]:
+    """Say what ISA costs of dense self-attention, wherever both were measured."""
+    for sparse, dense, what in (
+        ("isa", "sa", "alone"),
+        ("isa_textbook", "sa", "alone, as in Algorithm 1"),
+        ("base_oc_isa", "base_oc_sa", "with the fusion of Base-OC"),
+    ):
+        if sparse in rows and dense in rows:
+            share = 100 * rows[sparse].flops / rows[dense].flops
+            yield (
+                f"FLOPs of {sparse}: {share:.1f} % of {dense}, {what}"
+                " (published: 24.6 %, OCNet Fig. 4, without saying what is counted)"
+            )
+    if {"isa", "sa_explicit"} <= set(rows):
+        share = 100 * rows["isa"].peak_memory_bytes / rows["sa_explicit"].peak_memory_bytes
+        yield f"Peak memory of isa: {share:.1f} % of sa_explicit (published: 10.2 %, OCNet Fig. 4)"

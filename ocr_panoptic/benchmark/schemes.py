@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
-from ocr_panoptic.layers import OCRModule
+from ocr_panoptic.layers import (
+    BaseOC,
+    InterlacedSparseSelfAttention,
+    NonLocal,
+    OCRModule,
+    SelfAttention,
+)
+
+from .textbook import ExplicitSelfAttention, TextbookISA
 
 __all__ = ["SCHEMES", "Published", "Scheme"]
 
@@ -24,14 +32,14 @@ class Published:
     Attributes:
         source: paper and table.
         size: (channels, height, width) of its input.
-        params: number of parameters.
         flops: two for each multiply-add.
+        params: number of parameters; None where the table has none.
     """
 
     source: str
     size: tuple[int, int, int]
-    params: float
     flops: float
+    params: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,23 +48,24 @@ class Scheme:
 
     Attributes:
         build: makes the module; called with the input's channels.
-        num_regions: K of the region logits that it takes as a second input.
+        num_regions: K of the region logits that it takes as a second input, None if it does not.
         published: the row of its paper.
     """
 
     build: Callable[[int], nn.Module]
-    num_regions: int
+    num_regions: int | None = None
     published: Published | None = None
 
 
-class _OCRStage(nn.Module):
-    """3x3 convolution to the OCR width where the input has another, then OCR.
+class _Stage(nn.Module):
+    """3x3 convolution to the context's width where the input has another, then the context.
 
-    As in the Segmentation Transformer paper, sec. 3.4 and Table 4; the form of the OCR layer that
-    is measured is chosen by name.
+    As in the complexity tables: Segmentation Transformer (OCR), sec. 3.4 and Table 4; OCNet,
+    sec. 3.4 and Table 4.
     """
 
-    def __init__(self, in_channels: int, form: str) -> None:
+    def __init__(self, in_channels: int, context: nn.Module, form: str = "forward") -> None:
+        """Put ``context``, of which the method ``form`` is called, behind ``in_channels``."""
         super().__init__()
         self.transform = (
             nn.Identity()
@@ -71,21 +80,50 @@ class _OCRStage(nn.Module):
                 activation=F.relu,
             )
         )
-        self.ocr = OCRModule(WIDTH, norm="BN")
+        self.context = context
         self.form = form
 
-    def forward(self, feats: Tensor, region_logits: Tensor) -> Tensor:
-        """Map (N, C, H, W) and (N, K, H, W) to (N, 512, H, W)."""
-        return getattr(self.ocr, self.form)(self.transform(feats), region_logits)
+    def forward(self, feats: Tensor, *others: Tensor) -> Tensor:
+        """Map (N, C, H, W), and (N, K, H, W) where there are regions, to (N, 512, H, W)."""
+        return getattr(self.context, self.form)(self.transform(feats), *others)
 
 
-_OCR = Published(
-    "Segmentation Transformer (OCR), Table 4", size=(2048, 128, 128), params=10.5e6, flops=340e9
-)
+def _isa() -> InterlacedSparseSelfAttention:
+    return InterlacedSparseSelfAttention(WIDTH, norm="BN")
+
+
+def _sa() -> SelfAttention:
+    return SelfAttention(WIDTH, norm="BN")
+
+
+def _base_oc(context: nn.Module) -> BaseOC:
+    return BaseOC(context, WIDTH, WIDTH, WIDTH, norm="BN")
+
+
+_SIZE = (2048, 128, 128)
+_OCR = Published("Segmentation Transformer (OCR), Table 4", _SIZE, params=10.5e6, flops=340e9)
+_SA = Published("OCNet, Table 4: Base-OC (SA)", _SIZE, flops=619e9)
+_ISA = Published("OCNet, Table 4: Base-OC (ISA)", _SIZE, flops=386e9)
 
 SCHEMES: dict[str, Scheme] = {
     # K = 19 is Cityscapes', for which Table 4 was made; OCR on COCO has K = 54.
-    "ocr": Scheme(lambda channels: _OCRStage(channels, "folded"), 54, _OCR),
-    "ocr_textbook": Scheme(lambda channels: _OCRStage(channels, "textbook"), 54, _OCR),
+    "ocr": Scheme(
+        lambda channels: _Stage(channels, OCRModule(WIDTH, norm="BN"), "folded"), 54, _OCR
+    ),
+    "ocr_textbook": Scheme(
+        lambda channels: _Stage(channels, OCRModule(WIDTH, norm="BN"), "textbook"), 54, _OCR
+    ),
+    "isa": Scheme(lambda channels: _Stage(channels, _isa())),
+    "isa_textbook": Scheme(lambda channels: _Stage(channels, TextbookISA(_isa()))),
+    "sa": Scheme(lambda channels: _Stage(channels, _sa())),
+    "sa_explicit": Scheme(lambda channels: _Stage(channels, ExplicitSelfAttention(_sa()))),
+    "non_local": Scheme(lambda channels: _Stage(channels, NonLocal(WIDTH))),
+    # With the fusion of Base-OC, as the paper's table counts them; values are half as wide as the
+    # input, as in its text (the authors' code has them as wide as the input).
+    "base_oc_isa": Scheme(lambda channels: _Stage(channels, _base_oc(_isa())), published=_ISA),
+    "base_oc_isa_textbook": Scheme(
+        lambda channels: _Stage(channels, _base_oc(TextbookISA(_isa()))), published=_ISA
+    ),
+    "base_oc_sa": Scheme(lambda channels: _Stage(channels, _base_oc(_sa())), published=_SA),
 }
 """Name on the command line -> scheme."""

@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from ocr_panoptic.benchmark.context import Measurement, format_table, measure_schemes
 from ocr_panoptic.benchmark.schemes import SCHEMES
@@ -15,7 +16,7 @@ from ..conftest import REPOSITORY, load_tool
 
 KEYS = {
     *("name", "size", "device", "dtype", "params", "flops", "peak_memory_bytes"),
-    *("median_ms", "spread_ms", "published"),
+    *("median_ms", "spread_ms", "published", "ratio_to_products"),
 }
 
 
@@ -29,7 +30,7 @@ def test_writes_what_it_prints(main, tmp_path, capsys):
     argv = ["context", "--size", "512,6,8", "--runs", "2", "--device", "cpu", "--json", str(path)]
     assert main(argv) == 0
     rows = json.loads(path.read_text())
-    assert [row["name"] for row in rows] == ["ocr", "ocr_textbook"]
+    assert [row["name"] for row in rows] == list(SCHEMES)
     table = capsys.readouterr().out
     for row in rows:
         assert set(row) == KEYS
@@ -37,7 +38,9 @@ def test_writes_what_it_prints(main, tmp_path, capsys):
         assert row["peak_memory_bytes"] > 0
         assert row["spread_ms"] >= 0
         assert f"{row['median_ms']:.1f} ms" in table
-        assert row["published"]["flops"] == 340e9
+        assert row["ratio_to_products"] > 0
+        assert f"{row['ratio_to_products']:.2f}" in table
+    assert rows[0]["published"]["flops"] == 340e9
     # The published row was made at another size.
     assert "340 G" not in table
 
@@ -57,6 +60,62 @@ def test_counts_are_the_papers():
     published = SCHEMES["ocr_textbook"].published
     assert abs(flops / published.flops - 1) < 0.02
     assert abs(row.params / published.params - 1) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "hand_count", "tolerance"),
+    [
+        # OCNet, Table 4, at 2048x128x128, with the 3x3 convolution before and the fusion after.
+        # Values are half as wide as the input: then a count by hand gives these.
+        ("base_oc_sa", 622.8e9, 0.03),
+        ("base_oc_isa_textbook", 374.7e9, 0.03),
+    ],
+)
+def test_ocnets_counts_are_the_papers(name, hand_count, tolerance):
+    positions, width = 128 * 128, 512
+    half = width // 2
+    transforms = 2 * (width * half + half * half) + 2 * width * half
+    rest = 9 * 2048 * width + 2 * width * width
+    attention = {
+        "base_oc_sa": transforms + 2 * positions * half,
+        "base_oc_isa_textbook": 2 * transforms + 2 * (256 + 64) * half,
+    }[name]
+    by_hand = 2 * positions * (rest + attention)
+    assert abs(by_hand / hand_count - 1) < 1e-3
+    assert abs(by_hand / SCHEMES[name].published.flops - 1) < tolerance
+    # The same counts on a map of 16x16, where the tool's count takes a moment.
+    small = 16 * 16
+    groups = {"base_oc_sa": small, "base_oc_isa_textbook": 4 + 64}[name]
+    stages = 1 if name == "base_oc_sa" else 2
+    expected = 2 * small * (rest + stages * transforms + 2 * groups * half)
+    (row,) = measure_schemes([name], (2048, 16, 16), device="cpu", runs=1)
+    assert row.flops == expected
+
+
+def test_isa_is_compared_with_dense_attention():
+    rows = measure_schemes(["isa", "sa", "sa_explicit"], (512, 16, 16), device="cpu", runs=1)
+    share = 100 * rows[0].flops / rows[1].flops
+    text = format_table(rows)
+    assert f"FLOPs of isa: {share:.1f} % of sa, alone (published: 24.6 %, OCNet Fig. 4" in text
+    share = 100 * rows[0].peak_memory_bytes / rows[2].peak_memory_bytes
+    assert f"Peak memory of isa: {share:.1f} % of sa_explicit (published: 10.2 %" in text
+
+
+def test_textbook_forms_compute_the_same():
+    for one, other in (("isa", "isa_textbook"), ("sa", "sa_explicit"), ("ocr", "ocr_textbook")):
+        torch.manual_seed(0)
+        first = SCHEMES[one].build(512).eval()
+        second = SCHEMES[other].build(512).eval()
+        inputs = [torch.randn(1, 512, 16, 24)]
+        if SCHEMES[one].num_regions:
+            inputs.append(torch.randn(1, SCHEMES[one].num_regions, 16, 24))
+        second.load_state_dict(
+            dict(zip(second.state_dict(), first.state_dict().values(), strict=True))
+        )
+        with torch.no_grad():
+            expected, found = second(*inputs), first(*inputs)
+        assert expected.abs().max() > 0.1
+        assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_flops_are_those_of_the_equations():
@@ -103,6 +162,7 @@ def test_the_published_row_stands_beside_the_same_size():
     row = Measurement(
         *("ocr", (2048, 128, 128), "cpu", "float32", 10_620_000, 337_900_000_000, 1, 1.0, 0.0),
         published=asdict(SCHEMES["ocr"].published),
+        ratio_to_products=1.0,
     )
     assert "| 10.62 M  | 10.5 M      | 337.9 G | 340 G " in format_table([row])
 
