@@ -34,3 +34,23 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Keep the padding of a batch out of the soft object regions. Off as in the authors' code, to
     # evaluate weights that others trained.
     ocr.MASK_PADDING = True
+
+    cfg.MODEL.RESNETS.CONTEXT = context = CfgNode()
+    # Context layer in front of a block of the ResNet: "isa", "non_local", "self_attention", or ""
+    # for none. MODEL.BACKBONE.NAME build_context_resnet_fpn_backbone reads it.
+    context.NAME = ""
+    # Stage of that block.
+    context.STAGE = "res4"
+    # Index of that block in its stage; negative ones count from the last.
+    context.BLOCK = -1
+    # Norm of the layer's transforms and of the one, zero at the start, in front of the sum.
+    # MODEL.RESNETS.NORM, which may be frozen, is the ResNet's own.
+    context.NORM = "SyncBN"
+    # isa: stride of the global stage's groups and size of the local stage's windows, P_h and P_w.
+    context.PARTITIONS = (8, 8)
+    # isa: its stages in order, one or both of "global" and "local".
+    context.ORDER = ("global", "local")
+    # non_local: take the maxima of 2x2 keys and values.
+    context.SUBSAMPLE = True
+    # Keep padding out of the attention.
+    context.MASK_PADDING = True

@@ -180,6 +180,8 @@ def _check_device(cfg: CfgNode, processes: int) -> list[str]:
 def _replace_sync_batch_norm(cfg: CfgNode, path: str = "") -> list[str]:
     """Replace SyncBN, which torch has for CUDA only, by Detectron2's own between CPU processes."""
     changes = []
+    if cfg.get("NAME") == "":
+        return changes  # of a part that is not built
     for key, value in cfg.items():
         here = f"{path}.{key}" if path else key
         if isinstance(value, CfgNode):

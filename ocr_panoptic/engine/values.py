@@ -13,6 +13,8 @@ _NORM_KEYS = (
     *("MODEL.SEM_SEG_HEAD.OCR.NORM", "MODEL.SEM_SEG_HEAD.NORM", "MODEL.FPN.NORM"),
     "MODEL.RESNETS.NORM",
 )
+# With weights that are learnt: the one in front of the sum starts at zero.
+_CONTEXT_NORMS = tuple(norm for norm in _NORMS if norm not in ("", "FrozenBN"))
 # Key -> least value, greatest value.
 _RANGES = {
     "MODEL.SEM_SEG_HEAD.OCR.CHANNELS": (1, None),
@@ -47,6 +49,7 @@ def check_values(cfg: CfgNode, *, train: bool, processes: int) -> None:
         if value < least or (greatest is not None and value > greatest):
             to = "or more" if greatest is None else f"to {greatest}"
             raise InputError(f"{key}: {value}, expected {least} {to}")
+    _check_context(cfg)
     ocr = cfg.MODEL.SEM_SEG_HEAD.OCR
     if ocr.NORM == "GN" and (ocr.CHANNELS % 32 or ocr.KEY_CHANNELS % 32 or ocr.KEY_CHANNELS < 64):
         raise InputError(
@@ -59,6 +62,27 @@ def check_values(cfg: CfgNode, *, train: bool, processes: int) -> None:
             raise InputError(f"DATASETS.{key}: {names}, expected names of data sets")
     if train:
         _check_solver(cfg, processes)
+
+
+def _check_context(cfg: CfgNode) -> None:
+    context = cfg.MODEL.RESNETS.CONTEXT
+    if not context.NAME:
+        return
+    if cfg.MODEL.BACKBONE.NAME in ("build_resnet_backbone", "build_resnet_fpn_backbone"):
+        raise InputError(
+            f"MODEL.RESNETS.CONTEXT.NAME: '{context.NAME}' with MODEL.BACKBONE.NAME "
+            f"{cfg.MODEL.BACKBONE.NAME}, expected build_context_resnet_fpn_backbone"
+        )
+    if context.NORM not in _CONTEXT_NORMS:
+        raise InputError(
+            f"MODEL.RESNETS.CONTEXT.NORM: '{context.NORM}', expected one of "
+            f"{' '.join(_CONTEXT_NORMS)}"
+        )
+    partitions = context.PARTITIONS
+    if len(partitions) != 2 or not all(isinstance(p, int) and p > 0 for p in partitions):
+        raise InputError(
+            f"MODEL.RESNETS.CONTEXT.PARTITIONS: {partitions}, expected two integers from 1"
+        )
 
 
 def _check_solver(cfg: CfgNode, processes: int) -> None:

@@ -1,11 +1,15 @@
 """Components that Detectron2 builds by name; importing this registers them."""
 
+from .backbone import build_context_resnet_fpn_backbone
+from .context import CONTEXT_REGISTRY
 from .meta_arch import PaddingAwareGeneralizedRCNN, PaddingAwarePanopticFPN, padding_mask
 from .sem_seg import OCRSemSegFPNHead
 
 __all__ = [
+    "CONTEXT_REGISTRY",
     "OCRSemSegFPNHead",
     "PaddingAwareGeneralizedRCNN",
     "PaddingAwarePanopticFPN",
+    "build_context_resnet_fpn_backbone",
     "padding_mask",
 ]
