@@ -14,12 +14,20 @@ from detectron2.modeling import build_model
 from ocr_panoptic import add_ocr_panoptic_config, config
 from ocr_panoptic.engine.checkpoint import Checkpointer
 from ocr_panoptic.engine.setup import load_config
+from ocr_panoptic.engine.values import check_values
 
 from ..conftest import REPOSITORY
 from ..models import CONFIGS
 
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
 CHILDREN = [path for path in FILES if not path.name.startswith("Base-")]
+PANOPTIC = [path for path in CHILDREN if "Panoptic" in path.parent.name]
+# MAX_ITER and STEPS, for 16 images an iteration.
+SCHEDULES = {
+    "1x": (90000, (60000, 80000)),
+    "2x": (180000, (120000, 160000)),
+    "3x": (270000, (210000, 250000)),
+}
 OCR_KEYS = re.compile(r"sem_seg_head\.ocr(_transform|_predictor)?\.")
 
 
@@ -28,8 +36,8 @@ def names(paths):
 
 
 def test_there_are_configs():
-    assert len(FILES) >= 8
-    assert len(CHILDREN) >= 6
+    assert len(FILES) >= 22
+    assert len(CHILDREN) >= 18
 
 
 class NoDuplicates(yaml.SafeLoader):
@@ -64,13 +72,28 @@ def test_content_is_what_the_name_says(path):
     solver = cfg.SOLVER
     assert list(solver.STEPS) == sorted(solver.STEPS)
     assert solver.STEPS[-1] < solver.MAX_ITER
-    assert ("ocr" in path.stem) == (cfg.MODEL.SEM_SEG_HEAD.NAME == "OCRSemSegFPNHead")
     if depth := re.search(r"_R_(\d+)", path.stem):
         assert int(depth[1]) == cfg.MODEL.RESNETS.DEPTH
         assert cfg.MODEL.WEIGHTS.endswith(f"MSRA/R-{depth[1]}.pkl")
-    if path.stem.endswith("_3x"):
-        assert (solver.MAX_ITER, solver.STEPS) == (270000, (210000, 250000))
+    if schedule := re.search(r"_([123]x)$", path.stem):
+        assert SCHEDULES[schedule[1]] == (solver.MAX_ITER, solver.STEPS)
         assert (solver.IMS_PER_BATCH, solver.BASE_LR) == (16, 0.02)
+        assert solver.WEIGHT_DECAY == 1e-4
+    context = re.search(r"_(isa|nl)_", path.stem)
+    assert {"isa": "isa", "nl": "non_local", None: ""}[context and context[1]] == (
+        cfg.MODEL.RESNETS.CONTEXT.NAME
+    )
+    needs_masks = context is not None or "ocr" in path.stem
+    assert cfg.MODEL.META_ARCHITECTURE.startswith("PaddingAware") == needs_masks
+    is_panoptic = "Panoptic" in path.parent.name
+    assert cfg.MODEL.META_ARCHITECTURE.endswith("PanopticFPN" if is_panoptic else "GeneralizedRCNN")
+    check_values(cfg, train=True, processes=1)
+
+
+@pytest.mark.parametrize("path", PANOPTIC, ids=names(PANOPTIC))
+def test_losses_sum_to_half(path):
+    cfg = load_config(str(path), [])
+    assert ("ocr" in path.stem) == (cfg.MODEL.SEM_SEG_HEAD.NAME == "OCRSemSegFPNHead")
     loss_weight = cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT
     if "ocr" in path.stem:
         # The paper: 0.25 on each of two losses.
@@ -94,24 +117,61 @@ def test_the_model_zoo_table_names_no_missing_config():
 @pytest.mark.parametrize("path", CHILDREN, ids=names(CHILDREN))
 def test_builds(path):
     model = build_model(load_config(str(path), ["MODEL.DEVICE", "cpu"]))
-    has_ocr = any(OCR_KEYS.match(key) for key in model.state_dict())
-    assert has_ocr == ("ocr" in path.stem)
+    keys = model.state_dict()
+    assert any(OCR_KEYS.match(key) for key in keys) == ("ocr" in path.stem)
+    has_context = any(".context." in key for key in keys)
+    assert has_context == bool(re.search("_(isa|nl)_", path.stem))
 
 
 def stock_config(depth):
     return model_zoo.get_config(f"COCO-PanopticSegmentation/panoptic_fpn_R_{depth}_3x.yaml")
 
 
-@pytest.mark.parametrize("depth", [50, 101])
-def test_baseline_is_detectron2s_own(depth):
-    path = CONFIGS / f"COCO-PanopticSegmentation/panoptic_fpn_R_{depth}_3x.yaml"
-    ours, stock = load_config(str(path), []), stock_config(depth)
-    with_our_keys = get_cfg()
-    add_ocr_panoptic_config(with_our_keys)
+@pytest.mark.parametrize(
+    ("name", "stock_name", "schedule"),
+    [
+        ("COCO-PanopticSegmentation/panoptic_fpn_R_50_3x", None, "3x"),
+        ("COCO-PanopticSegmentation/panoptic_fpn_R_101_3x", None, "3x"),
+        (
+            "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+            "Detectron1-Comparisons/mask_rcnn_R_50_FPN_noaug_1x",
+            "1x",
+        ),
+        (
+            "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_2x",
+            "Detectron1-Comparisons/mask_rcnn_R_50_FPN_noaug_1x",
+            "2x",
+        ),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x", None, "3x"),
+    ],
+)
+def test_baseline_is_detectron2s_own(name, stock_name, schedule):
+    ours = load_config(str(CONFIGS / f"{name}.yaml"), [])
+    stock = model_zoo.get_config(f"{stock_name or name}.yaml")
+    stock.SOLVER.MAX_ITER, stock.SOLVER.STEPS = SCHEDULES[schedule]
     for cfg in (ours, stock):
         cfg.MODEL.DEVICE = "cpu"
-        cfg.MODEL.SEM_SEG_HEAD.OCR = with_our_keys.MODEL.SEM_SEG_HEAD.OCR
+        without_our_keys(cfg)
     assert ours.dump() == stock.dump()
+
+
+def without_our_keys(cfg):
+    cfg.MODEL.SEM_SEG_HEAD.pop("OCR", None)
+    cfg.MODEL.RESNETS.pop("CONTEXT", None)
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+@pytest.mark.parametrize("context", ["isa", "nl"])
+def test_a_context_changes_nothing_else(context, schedule):
+    folder = CONFIGS / "COCO-InstanceSegmentation"
+    ours = load_config(str(folder / f"mask_rcnn_{context}_R_50_FPN_{schedule}.yaml"), [])
+    baseline = load_config(str(folder / f"mask_rcnn_R_50_FPN_{schedule}.yaml"), [])
+    assert ours.MODEL.RESNETS.CONTEXT.STAGE == "res4"
+    assert ours.MODEL.RESNETS.CONTEXT.PARTITIONS == (8, 8)
+    ours.MODEL.META_ARCHITECTURE = baseline.MODEL.META_ARCHITECTURE
+    ours.MODEL.BACKBONE.NAME = baseline.MODEL.BACKBONE.NAME
+    ours.MODEL.RESNETS.CONTEXT.NAME = ""
+    assert ours.dump() == baseline.dump()
 
 
 def test_a_model_zoo_checkpoint_fits_but_for_the_ocr_stage(tmp_path):
@@ -146,7 +206,7 @@ def test_our_keys_leave_stock_models_unchanged():
     cfg = get_cfg()
     before = cfg.clone()
     add_ocr_panoptic_config(cfg)
-    cfg.MODEL.SEM_SEG_HEAD.pop("OCR")
+    without_our_keys(cfg)
     cfg.MODEL.DEVICE = before.MODEL.DEVICE
     assert cfg.dump() == before.dump()
 
