@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 
-from ocr_panoptic.data.shapes.register import register_shapes
+from ocr_panoptic.data.shapes.register import register_shapes, register_shapes_instances
 from ocr_panoptic.data.shapes.writer import write_shapes
 
 REPOSITORY = Path(__file__).parents[1]
@@ -19,11 +19,17 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def datasets_root(tmp_path_factory):
-    """A $DETECTRON2_DATASETS with small Shapes in it, registered as test_shapes_{train,val}."""
+    """A $DETECTRON2_DATASETS with small Shapes in it.
+
+    Registered as test_shapes_{train,val}_{separated,stuffonly} and, for instance segmentation, as
+    test_shapes_{train,val}_instances.
+    """
     root = tmp_path_factory.mktemp("datasets")
     write_shapes(root / "shapes_easy", train=8, val=5, size=96, seed=0, processes=1)
     for split in ("train", "val"):
         register_shapes(f"test_shapes_{split}", root / "shapes_easy", split, "easy")
+        name = f"test_shapes_{split}_instances"
+        register_shapes_instances(name, root / "shapes_easy", split, "easy")
     return root
 
 

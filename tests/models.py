@@ -11,6 +11,9 @@ CONFIGS = REPOSITORY / "configs"
 TINY = {
     "baseline": CONFIGS / "Shapes-PanopticSegmentation/panoptic_fpn_tiny.yaml",
     "ocr": CONFIGS / "Shapes-PanopticSegmentation/panoptic_fpn_ocr_tiny.yaml",
+    "mask_rcnn": CONFIGS / "Shapes-InstanceSegmentation/mask_rcnn_tiny.yaml",
+    "isa": CONFIGS / "Shapes-InstanceSegmentation/mask_rcnn_isa_tiny.yaml",
+    "nl": CONFIGS / "Shapes-InstanceSegmentation/mask_rcnn_nl_tiny.yaml",
 }
 
 # As small as a Panoptic-FPN gets, for tests that run it.

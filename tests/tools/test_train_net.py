@@ -117,6 +117,48 @@ def test_the_baseline_trains_too(main, datasets_root, tmp_path):
     assert set(read_metrics(tmp_path)) <= METRICS
 
 
+@pytest.mark.parametrize("config", ["mask_rcnn", "isa", "nl"])
+def test_mask_r_cnn_trains_is_evaluated_and_resumes(main, datasets_root, tmp_path, config):
+    names = {f"{split}": f"test_shapes_{split}_instances" for split in ("train", "val")}
+    assert main(arguments(tmp_path, config=config, **names)) == 0
+    longer = {"SOLVER.MAX_ITER": 3}
+    assert main(arguments(tmp_path, "--resume", config=config, **names, overrides=longer)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == [1, 2]
+    metrics = json.loads((tmp_path / f"inference/{names['val']}/metrics.json").read_text())
+    assert set(metrics) == {"dtype", "box_AP", "mask_AP"}
+    assert metrics["box_AP"] == lines[-1]["bbox/AP"]
+    keys = torch.load(tmp_path / "model_final.pth", map_location="cpu")["model"]
+    assert any("res4.1.context" in key for key in keys) == (config != "mask_rcnn")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("STAGE", "res7", "MODEL.RESNETS.CONTEXT.STAGE: 'res7', expected res2 or res3"),
+        ("BLOCK", 2, "MODEL.RESNETS.CONTEXT.BLOCK: 2 of res4, expected -2 to 1"),
+        ("NAME", "iso", "MODEL.RESNETS.CONTEXT.NAME: 'iso', expected isa or non_local"),
+        ("NORM", "FrozenBN", "MODEL.RESNETS.CONTEXT.NORM: 'FrozenBN', expected one of BN"),
+        ("PARTITIONS", "(8,)", "MODEL.RESNETS.CONTEXT.PARTITIONS: (8,), expected two integers"),
+        ("PARTITIONS", "(0, 8)", "MODEL.RESNETS.CONTEXT.PARTITIONS: (0, 8), expected two"),
+        ("ORDER", "('local', 'local')", "CONTEXT: isa on 256 channels: stages are"),
+    ],
+)
+def test_a_context_that_does_not_exist_is_named(
+    main, datasets_root, tmp_path, capsys, key, value, message
+):
+    names = {f"{split}": f"test_shapes_{split}_instances" for split in ("train", "val")}
+    overrides = {f"MODEL.RESNETS.CONTEXT.{key}": value}
+    assert main(arguments(tmp_path, config="isa", **names, overrides=overrides)) == BAD_INPUT
+    assert message in one_line(capsys)
+
+
+def test_a_context_that_the_backbone_would_not_read(main, datasets_root, tmp_path, capsys):
+    overrides = {"MODEL.RESNETS.CONTEXT.NAME": "isa"}
+    assert main(arguments(tmp_path, overrides=overrides)) == BAD_INPUT
+    assert "expected build_context_resnet_fpn_backbone" in one_line(capsys)
+
+
 @pytest.fixture
 def broken(datasets_root, tmp_path):
     """A function that registers a copy of the data set, to be damaged, and returns its names."""
