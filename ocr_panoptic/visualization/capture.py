@@ -1,6 +1,10 @@
-"""What the OCR layer of a model looks at while it predicts an image."""
+"""What the layers of a model are called with while it predicts an image."""
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from detectron2.structures import ImageList
@@ -8,7 +12,7 @@ from torch import Tensor, nn
 
 from ocr_panoptic.layers import OCRModule
 
-__all__ = ["predict_with_regions"]
+__all__ = ["padded_size", "predict_with_regions", "recorded_arguments", "without_padding"]
 
 
 @torch.no_grad()
@@ -30,32 +34,76 @@ def predict_with_regions(model: nn.Module, inputs: dict) -> tuple[dict, Tensor |
         over K, at the layer's stride without the batch's padding; or None for a model without an
         OCR layer.
     """
-    seen: list[Tensor] = []
-    hooks = [
-        # The layer's arguments: pixels, region logits, padding mask.
-        layer.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
-        for layer in model.modules()
-        if isinstance(layer, OCRModule)
-    ]
-    try:
+    layers = [layer for layer in model.modules() if isinstance(layer, OCRModule)]
+    with recorded_arguments(layers) as calls:
         result = model([inputs])[0]
+    if not calls:
+        return result, None
+    *_, last = calls.values()
+    regions = last["region_logits"][0].float().softmax(dim=0)
+    return result, without_padding(regions, model, inputs)
+
+
+@contextmanager
+def recorded_arguments(
+    layers: Iterable[nn.Module],
+) -> Iterator[dict[nn.Module, dict[str, Tensor | None]]]:
+    """Record what layers are called with, while the context is open.
+
+    Args:
+        layers: modules of a model that is going to be called.
+
+    Yields:
+        layer -> name of an argument of its ``forward`` -> value, for the layers called so far, in
+        the order of their last calls. Of a layer called several times, the last call.
+    """
+    calls: dict[nn.Module, dict[str, Tensor | None]] = {}
+
+    def record(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        given = inspect.signature(layer.forward).bind(*args, **kwargs).arguments
+        calls.pop(layer, None)
+        # Copies: what comes after the layer may change its input in place.
+        calls[layer] = {
+            name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in given.items()
+        }
+
+    hooks = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
+    try:
+        yield calls
     finally:
         for hook in hooks:
             hook.remove()
-    if not seen:
-        return result, None
-    regions = seen[-1][0].float().softmax(dim=0)
-    return result, _without_padding(regions, model, inputs)
 
 
-def _without_padding(regions: Tensor, model: nn.Module, inputs: dict) -> Tensor:
-    """Cut regions to the cells that contain a pixel of the image."""
-    image = inputs["image"]
-    padded = ImageList.from_tensors([image], model.backbone.size_divisibility).tensor
+def padded_size(model: nn.Module, inputs: dict) -> tuple[int, int]:
+    """Return (height, width) of an image, alone in its batch, as the backbone of a model sees it.
+
+    Args:
+        model: a Detectron2 model.
+        inputs: one image in the format of Detectron2's models.
+    """
+    padded = ImageList.from_tensors(
+        [inputs["image"]],
+        model.backbone.size_divisibility,
+        padding_constraints=model.backbone.padding_constraints,
+    )
+    height, width = padded.tensor.shape[-2:]
+    return height, width
+
+
+def without_padding(maps: Tensor, model: nn.Module, inputs: dict) -> Tensor:
+    """Cut maps (..., h, w) of a whole padded image to the cells that contain a pixel of it.
+
+    Args:
+        maps: at any stride.
+        model: that they are of.
+        inputs: the image, alone in its batch.
+    """
     height, width = (
         -(-size * cells // full)
         for size, cells, full in zip(
-            image.shape[-2:], regions.shape[-2:], padded.shape[-2:], strict=True
+            inputs["image"].shape[-2:], maps.shape[-2:], padded_size(model, inputs), strict=True
         )
     )
-    return regions[:, :height, :width]
+    return maps[..., :height, :width]
