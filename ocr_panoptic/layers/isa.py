@@ -34,7 +34,10 @@ _GROUPING = {"global": (interlace, deinterlace), "local": (divide, merge)}
 
 
 class Relations(NamedTuple):
-    """What one pixel looks at; each (N, H, W), weights with sum 1, or None without such a stage.
+    """What one pixel looks at; each (N, H, W), or None without such a stage.
+
+    Weights of the first stage and of ``dense`` have the sum 1. In the second stage some may lie on
+    padding that hands on what it got; unmasked, the rest of all three does.
 
     Attributes:
         global_: in the global stage, on that stage's input.
@@ -58,8 +61,12 @@ class InterlacedSparseSelfAttention(nn.Module):
     In evaluation mode with BatchNorm the same function is computed with less work
     (:meth:`folded`), otherwise stage by stage (:meth:`by_stages`).
 
-    With BatchNorm in evaluation mode and masking, the output at valid positions does not depend
-    on padding to the right and at the bottom.
+    With masking, padding is no key of the first stage. It is a query that asks nothing, so it gets
+    the mean of its group, and hands it on in the second stage: a window that the border of the
+    image cuts off has a position for every group of the global stage all the same, and each
+    valid position sees each other one. Without that, a pixel in the corner of 50x84 would see 616
+    of 4200. With BatchNorm in evaluation mode the output at valid positions does not depend on
+    padding to the right and at the bottom.
     """
 
     def __init__(
@@ -81,9 +88,9 @@ class InterlacedSparseSelfAttention(nn.Module):
                 local stage's windows.
             stages: one or both of "global" and "local", in order of application (the paper's
                 Table 1 compares orders).
-            mask_padding: keep padding, the batch's and that to multiples of the partitions, out of
-                the attention. Off, the map is padded with zeros at both sides and they join the
-                attention, as in the authors' code.
+            mask_padding: keep the content of padding, the batch's and that to multiples of the
+                partitions, out of the attention. Off, the map is padded with zeros at both sides
+                and they join the attention, as in the authors' code.
             **kwargs: of each stage's SelfAttention.
 
         Raises:
@@ -122,11 +129,11 @@ class InterlacedSparseSelfAttention(nn.Module):
 
     def by_stages(self, feats: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Compute one stage after the other; arguments and result as in :meth:`forward`."""
-        padding_mask, outer = self._outer_padding(feats, padding_mask)
-        feats = pad(feats, outer)
+        grid = _Grid(feats, self.partitions, self.mask_padding)
+        feats, mask = grid.begin(feats, padding_mask)
         for stage, layer in self.relations.items():
-            feats = self._attend(stage, layer, feats, padding_mask)
-        return crop(feats, outer)
+            feats, mask = _attend(grid, stage, layer, feats, mask)
+        return crop(feats, grid.padding)
 
     def folded(self, feats: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Compute the same function as :meth:`by_stages` in evaluation mode, with less work.
@@ -136,22 +143,20 @@ class InterlacedSparseSelfAttention(nn.Module):
         linear, so it is multiplied into the transforms of the next, and never applied to a pixel.
         Groups go through in tiles whose intermediate results fit a processor's cache.
         """
-        padding_mask, outer = self._outer_padding(feats, padding_mask)
-        feats = pad(feats, outer)
-        inner = padding_to_multiple(feats.shape[2:], self.partitions)
-        masks = {stage: self._mask(stage, feats, padding_mask) for stage in self.relations}
-        feats = pad(feats, inner)
-        size, before = tuple(feats.shape[2:]), None
+        grid = _Grid(feats, self.partitions, self.mask_padding)
+        feats, mask = grid.begin(feats, padding_mask)
         first, last = self.stages[0], self.stages[-1]
-        tokens = _GROUPING[first][0](feats, self.partitions)
+        tokens, mask = grid.group(first, feats), grid.group_mask(first, mask)
+        before = None
         for stage, layer in self.relations.items():
             if stage != first:
-                tokens = exchange(tokens, len(tokens) // len(feats))
+                groups = len(tokens) // len(feats)
+                tokens = exchange(tokens, groups)
+                mask = None if mask is None else exchange(_without_key(mask), groups).squeeze(2)
             transforms = _FoldedTransforms(layer, before)
             before = None if stage == last else transforms.take_linear_output()
-            tokens = transforms.attend(tokens, masks[stage])
-        feats = _GROUPING[last][1](tokens, size, self.partitions)
-        return crop(crop(feats, inner), outer)
+            tokens = transforms.attend(tokens, mask)
+        return crop(grid.ungroup(last, tokens), grid.padding)
 
     @torch.no_grad()
     def relation(
@@ -168,66 +173,109 @@ class InterlacedSparseSelfAttention(nn.Module):
             position: (row, column) of the pixel that looks.
             padding_mask: as in :meth:`forward`.
         """
-        padding_mask, outer = self._outer_padding(feats, padding_mask)
+        grid = _Grid(feats, self.partitions, self.mask_padding)
         pixel = feats.new_zeros(len(feats), 1, *feats.shape[2:])
         pixel[:, :, position[0], position[1]] = 1
-        feats, pixel = pad(feats, outer), pad(pixel, outer)
-        stages, inputs = list(self.relations.items()), [feats]
-        for stage, layer in stages[:-1]:
-            inputs.append(self._attend(stage, layer, inputs[-1], padding_mask))
+        pixel = pad(pixel, grid.padding)
+        feats, mask = grid.begin(feats, padding_mask)
+        seen = []
+        for stage, layer in self.relations.items():
+            seen.append((grid, stage, layer, feats, mask))
+            if stage != self.stages[-1]:
+                feats, mask = _attend(grid, stage, layer, feats, mask)
         dense, alone = pixel, {}
-        for (stage, layer), seen in zip(reversed(stages), reversed(inputs), strict=True):
-            alone[stage] = self._trace_back(stage, layer, seen, pixel, padding_mask)
-            dense = self._trace_back(stage, layer, seen, dense, padding_mask)
+        for given in reversed(seen):
+            alone[given[1]] = _trace_back(*given, pixel)
+            dense = _trace_back(*given, dense)
         maps = (alone.get("global"), alone.get("local"), dense)
-        return Relations(*(None if row is None else crop(row, outer).squeeze(1) for row in maps))
+        return Relations(
+            *(None if row is None else crop(row, grid.padding).squeeze(1) for row in maps)
+        )
 
-    def _outer_padding(
-        self, feats: Tensor, padding_mask: Tensor | None
-    ) -> tuple[Tensor | None, tuple[int, int, int, int]]:
-        """Return the mask to use and the padding that comes before everything else."""
-        if self.mask_padding:
-            return padding_mask, (0, 0, 0, 0)
-        return None, padding_to_multiple(feats.shape[2:], self.partitions, both_sides=True)
 
-    def _attend(
-        self, stage: str, layer: SelfAttention, feats: Tensor, padding_mask: Tensor | None
-    ) -> Tensor:
-        """Apply one stage to a map; its norms see the map without the padding added here."""
-        parts = (self._group(stage, part) for part in layer.project(feats))
-        context = attention(*parts, self._mask(stage, feats, padding_mask))
-        return layer.output(self._ungroup(stage, context, feats))
+class _Grid:
+    """Where the groups of both stages are in a map of one size.
 
-    def _trace_back(
-        self,
-        stage: str,
-        layer: SelfAttention,
-        feats: Tensor,
-        weights: Tensor,
-        padding_mask: Tensor | None,
-    ) -> Tensor:
-        """Turn weights of a stage's results, (N, 1, H, W), into weights of its input."""
-        query, key, _ = (self._group(stage, part) for part in layer.project(feats))
-        relations = relation(query, key, self._mask(stage, feats, padding_mask))
-        looks = torch.bmm(self._group(stage, weights).transpose(1, 2), relations)
-        return self._ungroup(stage, looks.transpose(1, 2), feats)
+    Attributes:
+        partitions: (P_h, P_w), with masking no larger than the map: the groups are the same.
+        padding: that makes the map a multiple of them, as :func:`pad` takes it.
+    """
 
-    def _group(self, stage: str, feats: Tensor, value: float = 0) -> Tensor:
-        padding = padding_to_multiple(feats.shape[2:], self.partitions)
-        return _GROUPING[stage][0](pad(feats, padding, value), self.partitions)
+    def __init__(self, feats: Tensor, partitions: tuple[int, int], mask_padding: bool) -> None:
+        height, width = feats.shape[2:]
+        if mask_padding:
+            partitions = min(partitions[0], height), min(partitions[1], width)
+        self.partitions, self.mask_padding = partitions, mask_padding
+        self.padding = padding_to_multiple((height, width), partitions, both_sides=not mask_padding)
+        left, right, top, bottom = self.padding
+        self.size = height + top + bottom, width + left + right
 
-    def _ungroup(self, stage: str, tokens: Tensor, like: Tensor) -> Tensor:
-        padding = padding_to_multiple(like.shape[2:], self.partitions)
-        size = (like.shape[2] + sum(padding[2:]), like.shape[3] + sum(padding[:2]))
-        return crop(_GROUPING[stage][1](tokens, size, self.partitions), padding)
+    def begin(self, feats: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the map and the mask to begin with, None where nothing is masked.
 
-    def _mask(self, stage: str, feats: Tensor, padding_mask: Tensor | None) -> Tensor | None:
-        """Return which tokens of each group are padding, (groups, positions), or None."""
-        if padding_mask is None:
-            if not any(padding_to_multiple(feats.shape[2:], self.partitions)):
-                return None
+        With masking the map is padded only when it is grouped, behind the first transforms, so
+        that nothing joins the statistics of their norms.
+        """
+        if not self.mask_padding:
+            return pad(feats, self.padding), None
+        if padding_mask is None and any(self.padding):
             padding_mask = feats.new_zeros((len(feats), *feats.shape[2:]), dtype=torch.bool)
-        return self._group(stage, padding_mask.unsqueeze(1), True).squeeze(2)
+        return feats, padding_mask
+
+    def group(self, stage: str, feats: Tensor, value: float = 0) -> Tensor:
+        """Return the groups of a map, before or after padding."""
+        if tuple(feats.shape[2:]) != self.size:
+            feats = pad(feats, self.padding, value)
+        return _GROUPING[stage][0](feats, self.partitions)
+
+    def group_mask(self, stage: str, mask: Tensor | None) -> Tensor | None:
+        """Return (N, H, W) in groups, (G, L)."""
+        return None if mask is None else self.group(stage, mask.unsqueeze(1), True).squeeze(2)
+
+    def ungroup(self, stage: str, tokens: Tensor) -> Tensor:
+        """Return the map of groups, with padding."""
+        return _GROUPING[stage][1](tokens, self.size, self.partitions)
+
+
+def _attend(
+    grid: _Grid, stage: str, layer: SelfAttention, feats: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Apply one stage to a map; return its map, and which positions of it know of no valid one."""
+    query, key, value, mask = _tokens(grid, stage, layer, feats, mask)
+    feats = layer.output(grid.ungroup(stage, attention(query, key, value, mask)))
+    if mask is not None:
+        mask = grid.ungroup(stage, _without_key(mask)).squeeze(1)
+    return feats, mask
+
+
+def _tokens(
+    grid: _Grid, stage: str, layer: SelfAttention, feats: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return query, key, value and mask in groups. Padding asks nothing: its query is zero."""
+    query, key, value = (grid.group(stage, part) for part in layer.project(feats))
+    mask = grid.group_mask(stage, mask)
+    if mask is not None:
+        query = query.masked_fill(mask.unsqueeze(2), 0.0)
+    return query, key, value, mask
+
+
+def _trace_back(
+    grid: _Grid,
+    stage: str,
+    layer: SelfAttention,
+    feats: Tensor,
+    mask: Tensor | None,
+    weights: Tensor,
+) -> Tensor:
+    """Turn weights of a stage's results, (N, 1, H, W), into weights of its input."""
+    query, key, _, mask = _tokens(grid, stage, layer, feats, mask)
+    looks = torch.bmm(grid.group(stage, weights).transpose(1, 2), relation(query, key, mask))
+    return grid.ungroup(stage, looks.transpose(1, 2))
+
+
+def _without_key(mask: Tensor) -> Tensor:
+    """Say of tokens (G, L) which have nothing but padding in their group, (G, L, 1)."""
+    return mask.all(dim=1, keepdim=True).expand_as(mask).unsqueeze(2)
 
 
 class _FoldedTransforms:
@@ -243,7 +291,7 @@ class _FoldedTransforms:
         self.width = len(query)
         # All that read the same rows: one product.
         weights, biases = [query.flatten(1), key.flatten(1)], [query_bias, key_bias]
-        if before is not None and before.shape[1] <= len(value):
+        if before is not None:
             # The mean of values is the value of a mean: delta comes after the attention, in rho.
             self.output = self.output @ (value @ before)
         else:
@@ -275,6 +323,8 @@ class _FoldedTransforms:
         value = rows[:, 2 * self.width :] if rows.shape[1] > 2 * self.width else given
         for weight, bias, _ in self.more_query:
             query = F.linear(query, weight.flatten(1), bias).relu_()
+        if mask is not None:
+            query = query.masked_fill(mask.flatten().unsqueeze(1), 0.0)
         for weight, bias, _ in self.more_key:
             key = F.linear(key, weight.flatten(1), bias).relu_()
         shape = (len(tokens), -1)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ocr_panoptic.layers import InterlacedSparseSelfAttention
 
-from ..reference.self_attention import product, receptive_set, stages_at
+from ..reference.self_attention import extend, product, receptive_set, stages_at
 from ..reference.self_attention import relations as reference_relations
 from .test_self_attention import (
     SIZES,
@@ -144,7 +144,7 @@ def test_variants_equal_the_equations(kwargs, stages):
 @torch.no_grad()
 def test_group_norm_sees_the_whole_map():
     layer = make_layer(channels=4, key_channels=32, norm="GN")
-    feats = make_feats((7, 8))
+    feats = make_feats((6, 9))
     expected = by_slices(layer, feats)
     torch.testing.assert_close(layer(feats), expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(layer.by_stages(feats), expected, rtol=0, atol=1e-9)
@@ -163,14 +163,21 @@ def test_forward_takes_the_form_with_less_work_where_it_can():
 
 
 @pytest.mark.parametrize("size", [(8, 9), (7, 13), (1, 1)])
-def test_padding_to_multiples_never_joins_the_statistics(size):
+def test_padding_to_multiples_does_not_join_the_statistics_of_the_first_stage(size):
     layer = make_layer((4, 3), output_norm="BN").train()
     feats = 3 + make_feats(size)
     expected = copy.deepcopy(layer)
-    torch.testing.assert_close(layer(feats), by_slices(expected, feats), rtol=0, atol=1e-9)
+    by_slices(expected, feats)
+    layer(feats)
+    # Where nothing is padded, the second stage's are the same too; and nobody's is NaN.
+    stage = "relations" if size == (8, 9) else "relations.global"
     buffers = dict(expected.named_buffers())
+    same = [name for name in buffers if name.startswith(stage) and "output" not in name]
+    assert len(same) >= 12
     for name, buffer in layer.named_buffers():
-        torch.testing.assert_close(buffer, buffers[name], rtol=0, atol=1e-9)
+        assert buffer.isfinite().all()
+        if name in same:
+            torch.testing.assert_close(buffer, buffers[name], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [(8, 9), (7, 13), (1, 1), (5, 11)])
@@ -240,37 +247,43 @@ def reached(layer, form, size, mask=None):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("stages", ORDERS[:2])
-def test_both_stages_together_reach_every_position(form, stages):
-    size, layer = (6, 9), make_layer((2, 3), stages=stages)
-    assert reached(layer, form, size) == [set(range(54))] * 54
-    mask = make_mask(size, (4, 6))
-    valid = set((~mask).flatten().nonzero().flatten().tolist())
+@pytest.mark.parametrize(
+    ("size", "valid_size"), [((6, 9), None), ((5, 7), None), ((5, 7), (5, 6)), ((6, 9), (4, 7))]
+)
+def test_both_stages_together_reach_every_position(form, stages, size, valid_size):
+    layer = make_layer((2, 3), stages=stages)
+    mask = None if valid_size is None else make_mask(size, valid_size)
+    valid = set(range(size[0] * size[1]))
+    if mask is not None:
+        valid = set((~mask).flatten().nonzero().flatten().tolist())
     found = reached(layer, form, size, mask)
-    assert [found[i] for i in valid] == [valid] * 24
-    # Unmasked, the zeros that fill the last windows hand everything on.
+    assert [found[i] for i in valid] == [valid] * len(valid)
     layer.mask_padding = False
-    assert reached(layer, form, (5, 7)) == [set(range(35))] * 35
+    assert reached(layer, form, size) == [set(range(size[0] * size[1]))] * (size[0] * size[1])
+
+
+@pytest.mark.parametrize("size", [(7, 13), (45, 45), (50, 84)])
+@pytest.mark.parametrize("stages", ORDERS[:2])
+def test_the_last_corner_reaches_every_position(size, stages):
+    for partitions in ((2, 2), (8, 8), (16, 16), (size[0] + 3, size[1] + 1)):
+        layer = make_layer(partitions, gain=0.5, stages=stages)
+        for mask in make_masks(size):
+            corner = (size[0] - 1, size[1] - 1)
+            if mask is not None:
+                corner = tuple((~mask[1]).nonzero().max(dim=0).values.tolist())
+            dense = layer.relation(make_feats(size), corner, mask).dense[1]
+            assert ((dense > 0) == (torch.ones(size).bool() if mask is None else ~mask[1])).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("stages", ORDERS)
-def test_positions_reach_what_their_receptive_sets_reach(form, stages):
-    # The last windows are not complete, so not even two stages reach everything from there.
+@pytest.mark.parametrize("stage", ["global", "local"])
+def test_one_stage_reaches_its_receptive_sets(form, stage):
     size, mask = (5, 7), make_mask((5, 7), (5, 6))
-
-    def look(positions, stage):
-        seen = {j for i in positions for j in receptive_set(i, stage, size, (2, 3))}
-        return {j for j in seen if not mask.flatten()[j]}
-
-    expected = [{i} for i in range(35)]
-    for stage in reversed(stages):
-        expected = [look(positions, stage) for positions in expected]
     valid = (~mask).flatten().nonzero().flatten().tolist()
-    expected = [expected[i] for i in valid]
-    found = reached(make_layer((2, 3), stages=stages), form, size, mask)
+    expected = [set(receptive_set(i, stage, size, (2, 3))) & set(valid) for i in valid]
+    found = reached(make_layer((2, 3), stages=(stage,)), form, size, mask)
     assert [found[i] for i in valid] == expected
-    assert min(map(len, expected)) < len(valid)
-    assert (max(map(len, expected)) == len(valid)) == (len(stages) == 2)
+    assert max(map(len, expected)) < len(valid)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -330,10 +343,13 @@ def test_relations_equal_the_equations(stages, masked):
     relations = layer.relation(feats, (1, 2), mask)
     assert (relations.global_ is None) == ("global" not in stages)
     assert (relations.local is None) == ("local" not in stages)
+    torch.testing.assert_close(relations.dense.sum((1, 2)), torch.ones(2).double())
+    assert mask is None or relations.dense[mask].count_nonzero() == 0
+    first = relations.global_ if stages[0] == "global" else relations.local
+    torch.testing.assert_close(first.sum((1, 2)), torch.ones(2).double())
     for weights in (weights for weights in relations if weights is not None):
-        torch.testing.assert_close(weights.sum((1, 2)), torch.ones(2).double())
         assert not weights.requires_grad
-        assert mask is None or weights[mask].count_nonzero() == 0
+        assert weights.sum((1, 2)).max() < 1 + 1e-9
 
 
 def assert_relations(layer, feats, mask, positions, padding=(0, 0, 0, 0)):
@@ -343,15 +359,16 @@ def assert_relations(layer, feats, mask, positions, padding=(0, 0, 0, 0)):
     padded = nn.functional.pad(feats, padding)
     for n, image in enumerate(images(padded, mask)):
         matrices = reference_relations(*image, size, layer.partitions, as_stages(layer))
+        larger = extend(*image, size, layer.partitions)[2]
         expected = dict(zip(layer.stages, matrices, strict=True))
         # Eq. 9, whose permutations only bring both stages into the order of the map.
         expected["dense"] = product(matrices[1], matrices[0]) if len(matrices) > 1 else matrices[0]
         for row, column in positions:
             relations = layer.relation(feats, (row, column), mask)
-            i = (row + top) * size[1] + column + left
+            i = (row + top) * larger[1] + column + left
             found = dict(zip(("global", "local", "dense"), relations, strict=True))
             for name, matrix in expected.items():
-                weights = torch.tensor(matrix[i], dtype=torch.float64).view(size)
+                weights = torch.tensor(matrix[i], dtype=torch.float64).view(larger)
                 weights = weights[top : size[0] - bottom, left : size[1] - right]
                 torch.testing.assert_close(found[name][n], weights, rtol=0, atol=1e-9)
 

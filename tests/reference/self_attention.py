@@ -5,13 +5,25 @@ Yuan et al.: "OCNet: Object Context for Semantic Segmentation", eq. 4 to 11, and
 which are float64; layers and transforms are as in :mod:`.transforms`. The positions of a map are
 numbered row by row, from 0. Padding is a list of booleans, True where a position is padding, which
 no position may look at; a position that can look at nothing sees zeros.
+
+In the interlaced form a map whose size is no multiple of the partitions goes on, as padding, to
+the right and below. Padding asks nothing, its query is zero, so it gets the mean of what it may
+look at, and the next stage may look at what got something.
 """
 
 import math
 
 from .transforms import affine, dot, mean, softmax, transform
 
-__all__ = ["non_local", "non_local_relation", "product", "receptive_set", "relations", "stages_at"]
+__all__ = [
+    "extend",
+    "non_local",
+    "non_local_relation",
+    "product",
+    "receptive_set",
+    "relations",
+    "stages_at",
+]
 
 
 def receptive_set(i, kind, size, partitions):
@@ -44,6 +56,23 @@ def _weights(query, keys):
     return softmax([dot(query, key) / math.sqrt(len(query)) for key in keys])
 
 
+def extend(pixels, padding, size, partitions):
+    """Return pixels, padding and size of the map that goes on to multiples of the partitions."""
+    (height, width), (rows, columns) = size, partitions
+    larger = (math.ceil(height / rows) * rows, math.ceil(width / columns) * columns)
+    inside = [
+        row * width + column if row < height and column < width else None
+        for row in range(larger[0])
+        for column in range(larger[1])
+    ]
+    zeros = [0.0] * len(pixels[0])
+    return (
+        [zeros if i is None else pixels[i] for i in inside],
+        [True if i is None else padding[i] for i in inside],
+        larger,
+    )
+
+
 def stages_at(wanted, pixels, padding, size, partitions, stages):
     """Return the context of the wanted positions, {i: z_i}: eq. 4, or eq. 5 and then 6.
 
@@ -57,17 +86,26 @@ def stages_at(wanted, pixels, padding, size, partitions, stages):
             the transforms "query" (theta) and "key" (phi), the layers "value" (delta) and "output"
             (rho), and "relu", whether one follows rho.
     """
+    pixels, padding, larger = extend(pixels, padding, size, partitions)
+    places = {i: divmod(i, size[1]) for i in wanted}
+    places = {i: row * larger[1] + column for i, (row, column) in places.items()}
+    contexts = _stages_at(places.values(), pixels, padding, larger, partitions, stages)
+    return {i: contexts[place] for i, place in places.items()}
+
+
+def _stages_at(wanted, pixels, padding, size, partitions, stages):
     if not stages:
         return {i: pixels[i] for i in wanted}
     *before, (kind, layers) = stages
-    seen = {i: _seen(i, kind, padding, size, partitions) for i in wanted}
+    seen = {i: _seen(i, kind, padding, size, partitions, before) for i in wanted}
     needed = set(wanted).union(*seen.values())
-    inputs = stages_at(needed, pixels, padding, size, partitions, before)
+    inputs = _stages_at(needed, pixels, padding, size, partitions, before)
     keys = {j: transform(layers["key"], inputs[j]) for j in needed}
     values = {j: affine(layers["value"], inputs[j]) for j in needed}
     contexts = {}
     for i in wanted:
-        weights = _weights(transform(layers["query"], inputs[i]), [keys[j] for j in seen[i]])
+        query = _query(i, kind, layers, inputs[i], padding, size, partitions, before)
+        weights = _weights(query, [keys[j] for j in seen[i]])
         mixed = mean(weights, [values[j] for j in seen[i]], len(values[i]))
         context = affine(layers["output"], mixed)
         contexts[i] = [max(0.0, number) for number in context] if layers["relu"] else context
@@ -75,15 +113,20 @@ def stages_at(wanted, pixels, padding, size, partitions, stages):
 
 
 def relations(pixels, padding, size, partitions, stages):
-    """Return W of every stage, full N x N matrices, each computed on its stage's input."""
+    """Return W of every stage, full N x N matrices, each computed on its stage's input.
+
+    N counts the positions of the map that goes on to multiples of the partitions.
+    """
+    pixels, padding, size = extend(pixels, padding, size, partitions)
     everywhere = range(len(pixels))
     matrices = []
     for index, (kind, layers) in enumerate(stages):
-        inputs = stages_at(everywhere, pixels, padding, size, partitions, stages[:index])
+        before = stages[:index]
+        inputs = _stages_at(everywhere, pixels, padding, size, partitions, before)
         matrix = [[0.0] * len(pixels) for _ in everywhere]
         for i in everywhere:
-            seen = _seen(i, kind, padding, size, partitions)
-            query = transform(layers["query"], inputs[i])
+            seen = _seen(i, kind, padding, size, partitions, before)
+            query = _query(i, kind, layers, inputs[i], padding, size, partitions, before)
             weights = _weights(query, [transform(layers["key"], inputs[j]) for j in seen])
             for j, weight in zip(seen, weights, strict=True):
                 matrix[i][j] = weight
@@ -96,8 +139,30 @@ def product(left, right):
     return [[dot(row, column) for column in zip(*right, strict=True)] for row in left]
 
 
-def _seen(i, kind, padding, size, partitions):
-    return [j for j in receptive_set(i, kind, size, partitions) if not padding[j]]
+def _is_empty(i, padding, size, partitions, before):
+    """Say whether a position, after some stages, has nothing of any that is not padding."""
+    if not before:
+        return padding[i]
+    *before, (kind, _) = before
+    return all(
+        _is_empty(j, padding, size, partitions, before)
+        for j in receptive_set(i, kind, size, partitions)
+    )
+
+
+def _seen(i, kind, padding, size, partitions, before):
+    return [
+        j
+        for j in receptive_set(i, kind, size, partitions)
+        if not _is_empty(j, padding, size, partitions, before)
+    ]
+
+
+def _query(i, kind, layers, pixel, padding, size, partitions, before):
+    query = transform(layers["query"], pixel)
+    if kind != "dense" and _is_empty(i, padding, size, partitions, before):
+        return [0.0] * len(query)
+    return query
 
 
 def _blocks(padding, size, subsample):
