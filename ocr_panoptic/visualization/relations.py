@@ -38,7 +38,7 @@ class RelationMap(NamedTuple):
 
     Attributes:
         title: what they are, such as "local relation".
-        weights: (h, w) float32, not negative, with sum 1 over the whole map.
+        weights: (h, w) float32, not negative, with sum 1 over the whole map and its padding.
         spacing: (rows, columns) from a cell that the pixel can look at to the next.
     """
 

@@ -201,7 +201,9 @@ def test_look_is_lazy_and_keeps_the_whole_map():
         for part, expected in zip(maps, layer.relation(feats, cell), strict=True):
             assert part.weights.shape == (5, 6)
             torch.testing.assert_close(part.weights, expected[0], rtol=0, atol=0)
-            torch.testing.assert_close(part.weights.sum(), torch.tensor(1.0))
+            if part.title != "local relation":
+                # Of a window that the border cuts off, padding has a share.
+                torch.testing.assert_close(part.weights.sum(), torch.tensor(1.0))
 
 
 def test_every_pixel_has_the_cell_its_centre_lies_in():
