@@ -41,8 +41,9 @@ def attention(
     Returns:
         (N, L, C). A batch element whose keys are all padding gives zeros, never NaN.
     """
-    # As one head: torch's fused kernel for the CPU takes four dimensions only.
-    query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
+    # As one head, of contiguous rows: torch's fused kernels take four dimensions and channels side
+    # by side only. A copy is little beside the whole attention map that the fallback would keep.
+    query, key, value = (part.contiguous().unsqueeze(1) for part in (query, key, value))
     scale = query.shape[3] ** -0.5
     if query.dtype == torch.float16:
         # That kernel would scale the product, which 16 bits may not hold.
