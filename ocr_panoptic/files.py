@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["replacing", "require_folder", "write_text"]
+__all__ = ["replacing", "replacing_folder", "require_folder", "write_text"]
 
 
 @contextmanager
@@ -28,6 +29,29 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder beside ``path`` to fill; renamed to ``path`` when all went well.
+
+    What was at ``path`` is removed then. If the body raises, the new folder is removed and what
+    was there before is untouched.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    # Left behind by a killed process that had this one's number.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replaced = path.with_name(f"{path.name}.replaced-{os.getpid()}")
+        if path.exists():
+            path.rename(replaced)
+        partial.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from ocr_panoptic.errors import InputError
-from ocr_panoptic.files import replacing, require_folder, write_text
+from ocr_panoptic.files import replacing, replacing_folder, require_folder, write_text
 
 
 def test_writes_and_makes_parents(tmp_path):
@@ -37,3 +37,29 @@ def test_require_folder(tmp_path):
         assert str(caught.value) == f"--output: {path}: {reason}, expected a folder to write to"
     with pytest.raises(InputError, match=r"OUTPUT_DIR: : no name, expected a folder"):
         require_folder("", "OUTPUT_DIR")
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    path = tmp_path / "a" / "folder"
+    with replacing_folder(path) as partial:
+        (partial / "first").touch()
+        assert not path.exists()
+    with replacing_folder(path) as partial:
+        (partial / "second").touch()
+    assert [file.name for file in path.iterdir()] == ["second"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "folder"
+    with replacing_folder(path) as partial:
+        (partial / "first").touch()
+
+    def fail():
+        with replacing_folder(path):
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fail()
+    assert [file.name for file in path.iterdir()] == ["first"]
+    assert list(tmp_path.iterdir()) == [path]

@@ -9,24 +9,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import multiprocessing
-import os
-import shutil
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
-from tqdm import tqdm
 
 from ocr_panoptic.data.panoptic_json import load_panoptic_json, read_panoptic_png
 from ocr_panoptic.errors import InputError
-from ocr_panoptic.files import require_folder, write_text
+from ocr_panoptic.files import replacing_folder, require_folder, write_text
+from ocr_panoptic.parallel import parallel_map
 
 __all__ = [
     "IGNORE_LABEL",
@@ -47,8 +41,6 @@ IGNORE_LABEL = 255
 
 MAX_STUFF_CLASSES = IGNORE_LABEL - 1
 """What an 8-bit label holds beside :data:`THINGS_LABEL` and :data:`IGNORE_LABEL`."""
-
-_MAX_PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -222,7 +214,8 @@ def prepare_coco_panoptic(
         instances_json: COCO instances json to make, with things only and exact RLE masks; None for
             :func:`default_instances_json`.
         overwrite: make both again where they exist.
-        num_processes: processes that share the images; None for one per CPU, at most 16.
+        num_processes: processes that share the images, as in
+            :func:`~ocr_panoptic.parallel.parallel_map`.
 
     Returns:
         What was made, with both class counts.
@@ -248,7 +241,7 @@ def prepare_coco_panoptic(
     with contextlib.ExitStack() as stack:
         semantic_folder = None
         if with_semantic:
-            semantic_folder = stack.enter_context(_replacing_folder(semantic_root.resolve()))
+            semantic_folder = stack.enter_context(replacing_folder(semantic_root.resolve()))
             for folder in {_semantic_name(image).parent for image in data["images"]}:
                 (semantic_folder / folder).mkdir(parents=True, exist_ok=True)
         derive = _Derivation(
@@ -260,7 +253,7 @@ def prepare_coco_panoptic(
             with_instances,
         )
         # Closed before the folder that its processes write into is removed or renamed.
-        with contextlib.closing(_parallel_map(derive, pairs, num_processes)) as results:
+        with contextlib.closing(parallel_map(derive, pairs, num_processes)) as results:
             found = itertools.chain.from_iterable(results)
             instances = [{"id": number, **row} for number, row in enumerate(found, start=1)]
         if with_instances:
@@ -326,58 +319,3 @@ def _what_to_make(
     require_folder(semantic_root.resolve().parent, "--semantic-root")
     require_folder(real_instances.parent, "--instances-json")
     return overwrite or not has_semantic, overwrite or not has_instances
-
-
-@contextlib.contextmanager
-def _replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder beside ``path``, renamed to it at a clean exit, removed otherwise."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        replaced = path.with_name(f"{path.name}.replaced-{os.getpid()}")
-        if path.exists():
-            path.rename(replaced)
-        partial.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _parallel_map(function: Callable, items: list, num_processes: int | None) -> Generator:
-    """Yield ``function(item)`` for each item, in order, computed by a bounded number of processes.
-
-    The processes end with the iteration, with an exception, and with the death of this process.
-    """
-    if num_processes is None:
-        num_processes = min(_num_cpus(), _MAX_PROCESSES)
-    num_processes = max(1, min(num_processes, len(items)))
-    # Large enough that sending costs nothing, small enough that an error is told soon.
-    chunk_size = max(1, min(16, len(items) // (4 * num_processes)))
-    with ProcessPoolExecutor(num_processes, initializer=_initialize_worker) as pool:
-        try:
-            results = pool.map(function, items, chunksize=chunk_size)
-            # A bar in a log file would bury the one line of an error.
-            yield from tqdm(results, total=len(items), unit="image", disable=None)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _num_cpus() -> int:
-    # The CPUs lent to this process, where the system can tell.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _initialize_worker() -> None:
-    # Ctrl-C reaches the whole group of processes: the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    # A parent that is killed cannot end its workers, which would wait for work for ever.
-    multiprocessing.parent_process().join()
-    os._exit(1)

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+import cv2
 import numpy as np
 from panopticapi.utils import rgb2id
 from PIL import Image
 
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.files import replacing
 
-__all__ = ["load_json", "load_panoptic_json", "read_panoptic_png"]
+__all__ = ["load_json", "load_panoptic_json", "read_panoptic_png", "write_panoptic_png"]
 
 _MAX_SEGMENT_ID = 256**3 - 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -188,3 +190,23 @@ def read_panoptic_png(path: str | Path) -> np.ndarray:
         raise InputError(
             f"{path}: truncated or broken PNG ({reason}); expected a whole file"
         ) from error
+
+
+def write_panoptic_png(path: str | Path, segment_ids: np.ndarray) -> None:
+    """Write a panoptic PNG; it appears whole or not at all.
+
+    Args:
+        path: of the file; its folder is made.
+        segment_ids: (H, W) integers, from 0 for void to 2**24 - 1.
+
+    Raises:
+        ValueError: an id does not fit into 8-bit RGB.
+    """
+    if segment_ids.size and not 0 <= segment_ids.min() <= segment_ids.max() <= _MAX_SEGMENT_ID:
+        raise ValueError(f"{path}: segment ids must be 0 to {_MAX_SEGMENT_ID}")
+    # OpenCV takes BGR: R + 256 G + 65536 B is a little-endian number of three bytes.
+    bytes_of_ids = np.ascontiguousarray(segment_ids, dtype="<u4").view(np.uint8)
+    rgb = bytes_of_ids.reshape(*segment_ids.shape, 4)[:, :, :3]
+    encoded = cv2.imencode(".png", rgb[:, :, ::-1])[1]
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(encoded)

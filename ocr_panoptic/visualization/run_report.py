@@ -13,11 +13,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from panopticapi.evaluation import pq_compute_single_core
-from panopticapi.utils import id2rgb
-from PIL import Image
 from torch import Tensor, nn
 
-from ocr_panoptic.data.panoptic_json import load_json
+from ocr_panoptic.data.panoptic_json import load_json, write_panoptic_png
 
 from .capture import predict_with_regions
 from .panoptic import draw_panoptic, from_ground_truth, legend
@@ -158,7 +156,7 @@ def _quality(
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        Image.fromarray(id2rgb(panoptic_map)).save(Path(folder) / annotation["file_name"])
+        write_panoptic_png(Path(folder) / annotation["file_name"], panoptic_map)
         stat = pq_compute_single_core(
             0, [(annotation, prediction)], metadata.panoptic_root, folder, by_id
         )

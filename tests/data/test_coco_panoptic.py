@@ -271,7 +271,7 @@ def test_interrupt_leaves_nothing(scene, monkeypatch):
         yield []
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ocr_panoptic.data.coco_panoptic.tqdm", interrupted)
+    monkeypatch.setattr("ocr_panoptic.parallel.tqdm", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scene.prepare()
     assert scene.outputs() == []

@@ -5,21 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import cv2
-import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from ocr_panoptic.data.panoptic_json import write_panoptic_png
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.parallel import parallel_map
 
 from .annotations import annotate
 from .difficulty import Difficulty, get_difficulty
@@ -31,8 +25,6 @@ MIN_SIZE, MAX_SIZE = 96, 2048
 """Sides of a picture, pixels: below, small objects have no shape left."""
 
 _JPEG_QUALITY = 95
-# Fewer pixels are drawn before a second process has imported what it needs.
-_POOL_PIXELS = 60_000_000
 
 
 def write_shapes(
@@ -58,8 +50,8 @@ def write_shapes(
         difficulty: ``"easy"`` or ``"hard"``.
         size: side of the pictures in pixels, :data:`MIN_SIZE` to :data:`MAX_SIZE`; None for the
             difficulty's own.
-        processes: how many work at the same time, at most the number of processors; None for all
-            of them. The files do not depend on it.
+        processes: how many work at the same time, as in
+            :func:`~ocr_panoptic.parallel.parallel_map`. The files do not depend on it.
 
     Returns:
         ``output``.
@@ -78,14 +70,11 @@ def write_shapes(
         raise InputError(f"--seed {seed}: expected 0 or more")
     if processes is not None and processes < 1:
         raise InputError(f"processes {processes}: expected 1 or more")
-    if processes is None and (train + val) * size * size < _POOL_PIXELS:
-        processes = 1
     output = Path(output)
     partial = _start_folder(output)
     try:
-        with _ordered_map(processes) as ordered_map:
-            for split, count in (("train", train), ("val", val)):
-                _write_split(partial, split, count, parameters, size, seed, ordered_map)
+        for split, count in (("train", train), ("val", val)):
+            _write_split(partial, split, count, parameters, size, seed, processes)
         partial.replace(output.resolve())
     except OSError as error:
         raise InputError(f"--output {output}: {error.strerror or error}") from error
@@ -120,17 +109,17 @@ def _write_split(
     difficulty: Difficulty,
     size: int,
     seed: int,
-    ordered_map: Callable[..., Iterable[tuple]],
+    processes: int | None,
 ) -> None:
     work = functools.partial(_write_image, root, split, difficulty.name, size, seed)
-    results = ordered_map(work, range(count))
-    # A bar in a log file would bury the one line of an error.
-    bar = tqdm(results, total=count, desc=f"shapes {split}", unit="image", disable=None)
+    results = parallel_map(work, range(count), processes, description=f"shapes {split}")
     images, panoptic, instances = [], [], []
-    for image, annotation, objects in bar:
-        images.append(image)
-        panoptic.append(annotation)
-        instances.extend(objects)
+    # Closed before the folder that its processes write into is removed or renamed.
+    with contextlib.closing(results):
+        for image, annotation, objects in results:
+            images.append(image)
+            panoptic.append(annotation)
+            instances.extend(objects)
     common = {
         "info": {
             "description": f"Shapes ({difficulty.name}), a synthetic panoptic data set",
@@ -157,36 +146,6 @@ def _write_split(
             json.dump({**common, "annotations": rows, "categories": listed}, file)
 
 
-@contextlib.contextmanager
-def _ordered_map(processes: int | None) -> Iterator[Callable[..., Iterable[tuple]]]:
-    """Give a ``map`` whose results come in order, whatever computes them."""
-    cores = os.cpu_count() or 1
-    workers = min(processes or cores, cores)
-    if workers == 1:
-        yield map
-        return
-    # Not forked: the caller may have threads, of OpenCV or torch, whose locks a fork would copy.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_initialize_worker) as pool:
-        try:
-            yield functools.partial(pool.map, chunksize=8)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _initialize_worker() -> None:
-    cv2.setNumThreads(1)
-    # Ctrl-C reaches the whole group of processes: the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    # A parent that is killed cannot end its workers, which would wait for work for ever.
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
 def _write_image(
     root: Path, split: str, difficulty_name: str, size: int, seed: int, index: int
 ) -> tuple[dict, dict, list[dict]]:
@@ -197,9 +156,7 @@ def _write_image(
     scene = generate_scene(difficulty, size, seed, split, index)
     labels = annotate(scene, difficulty, image_id)
     Image.fromarray(scene.image).save(root / split / f"{stem}.jpg", quality=_JPEG_QUALITY)
-    # id = R + 256 G + 65536 B: the little-endian bytes of the id are the colour.
-    rgb = labels.panoptic_ids.astype("<u4").view(np.uint8).reshape(size, size, 4)[..., :3]
-    Image.fromarray(np.ascontiguousarray(rgb)).save(root / f"panoptic_{split}" / f"{stem}.png")
+    write_panoptic_png(root / f"panoptic_{split}" / f"{stem}.png", labels.panoptic_ids)
     Image.fromarray(labels.semantic).save(root / f"panoptic_stuff_{split}" / f"{stem}.png")
     image = {
         "id": image_id,
