@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.modeling.context import CONTEXT_REGISTRY
 
 __all__ = ["check_values"]
 
@@ -15,6 +16,10 @@ _NORM_KEYS = (
 )
 # With weights that are learnt: the one in front of the sum starts at zero.
 _CONTEXT_NORMS = tuple(norm for norm in _NORMS if norm not in ("", "FrozenBN"))
+_STAGES = ("res2", "res3", "res4", "res5")
+_ORDERS = (["global", "local"], ["local", "global"], ["global"], ["local"])
+# No map has more positions along a side, and unmasked ones are padded to a multiple.
+_MAX_PARTITION = 4096
 # Key -> least value, greatest value.
 _RANGES = {
     "MODEL.SEM_SEG_HEAD.OCR.CHANNELS": (1, None),
@@ -41,12 +46,12 @@ def check_values(cfg: CfgNode, *, train: bool, processes: int) -> None:
         InputError: names the key, its value and what was expected.
     """
     for key in _NORM_KEYS:
-        value = _get(cfg, key)
-        if value not in _NORMS:
-            raise InputError(f"{key}: '{value}', expected one of {' '.join(_NORMS[1:])}, or ''")
+        _check_choice(cfg, key, _NORMS)
     for key, (least, greatest) in _RANGES.items():
         value = _get(cfg, key)
-        if value < least or (greatest is not None and value > greatest):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{key}: {value}, expected a number")
+        if not value >= least or (greatest is not None and value > greatest):
             to = "or more" if greatest is None else f"to {greatest}"
             raise InputError(f"{key}: {value}, expected {least} {to}")
     _check_context(cfg)
@@ -66,23 +71,41 @@ def check_values(cfg: CfgNode, *, train: bool, processes: int) -> None:
 
 def _check_context(cfg: CfgNode) -> None:
     context = cfg.MODEL.RESNETS.CONTEXT
+    known = sorted(name for name, _ in CONTEXT_REGISTRY)
+    _check_choice(cfg, "MODEL.RESNETS.CONTEXT.NAME", ("", *known))
     if not context.NAME:
         return
-    if cfg.MODEL.BACKBONE.NAME in ("build_resnet_backbone", "build_resnet_fpn_backbone"):
+    if cfg.MODEL.BACKBONE.NAME != "build_context_resnet_fpn_backbone":
         raise InputError(
             f"MODEL.RESNETS.CONTEXT.NAME: '{context.NAME}' with MODEL.BACKBONE.NAME "
             f"{cfg.MODEL.BACKBONE.NAME}, expected build_context_resnet_fpn_backbone"
         )
-    if context.NORM not in _CONTEXT_NORMS:
+    _check_choice(cfg, "MODEL.RESNETS.CONTEXT.NORM", _CONTEXT_NORMS)
+    _check_choice(cfg, "MODEL.RESNETS.CONTEXT.STAGE", _STAGES)
+    for key in ("SUBSAMPLE", "MASK_PADDING"):
+        _check_choice(cfg, f"MODEL.RESNETS.CONTEXT.{key}", (True, False))
+    partitions, order = context.PARTITIONS, context.ORDER
+    fits = isinstance(partitions, list | tuple) and len(partitions) == 2
+    if not fits or not all(type(p) is int and 0 < p <= _MAX_PARTITION for p in partitions):
         raise InputError(
-            f"MODEL.RESNETS.CONTEXT.NORM: '{context.NORM}', expected one of "
-            f"{' '.join(_CONTEXT_NORMS)}"
+            f"MODEL.RESNETS.CONTEXT.PARTITIONS: {partitions}, expected two integers from 1 to "
+            f"{_MAX_PARTITION}"
         )
-    partitions = context.PARTITIONS
-    if len(partitions) != 2 or not all(isinstance(p, int) and p > 0 for p in partitions):
+    if not isinstance(order, list | tuple) or list(order) not in _ORDERS:
         raise InputError(
-            f"MODEL.RESNETS.CONTEXT.PARTITIONS: {partitions}, expected two integers from 1"
+            f"MODEL.RESNETS.CONTEXT.ORDER: {order}, expected one or both of 'global', 'local'"
         )
+    if type(context.BLOCK) is not int:
+        raise InputError(f"MODEL.RESNETS.CONTEXT.BLOCK: {context.BLOCK}, expected an integer")
+
+
+def _check_choice(cfg: CfgNode, key: str, choices: tuple) -> None:
+    value = _get(cfg, key)
+    # None can override a value of any type.
+    if type(value) is not type(choices[0]) or value not in choices:
+        names = " ".join(str(choice) for choice in choices if choice != "")
+        nothing = ", or ''" if "" in choices else ""
+        raise InputError(f"{key}: '{value}', expected one of {names}{nothing}")
 
 
 def _check_solver(cfg: CfgNode, processes: int) -> None:

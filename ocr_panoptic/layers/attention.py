@@ -11,6 +11,7 @@ from torch import Tensor, nn
 __all__ = [
     "TILE",
     "attention",
+    "check_padding_mask",
     "fold_norm",
     "multiply_rows",
     "pointwise_transform",
@@ -75,6 +76,30 @@ def relation(query: Tensor, key: Tensor, key_padding_mask: Tensor | None = None)
     padding = key_padding_mask.unsqueeze(1)
     scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=2).masked_fill(padding, 0.0)
+
+
+def check_padding_mask(feats: Tensor, padding_mask: Tensor | None) -> None:
+    """Check that a mask, if there is one, is one of the positions of a map.
+
+    Args:
+        feats: (N, C, H, W). What stands in its padding must be finite: its weight is zero, and
+            zero times NaN is NaN.
+        padding_mask: (N, H, W) bool, True where a position is padding.
+
+    Raises:
+        ValueError: if sizes differ, or the mask is not bool.
+    """
+    # Under tracing sizes are tensors, and a comparison would be baked in.
+    if padding_mask is None or torch.jit.is_tracing():
+        return
+    if padding_mask.dtype != torch.bool:
+        raise ValueError(f"padding_mask has dtype {padding_mask.dtype}, expected torch.bool")
+    expected = (feats.shape[0], *feats.shape[2:])
+    if tuple(padding_mask.shape) != expected:
+        raise ValueError(
+            f"padding_mask has batch size, height, width {tuple(padding_mask.shape)}, expected "
+            f"{expected} of feats"
+        )
 
 
 def pointwise_transform(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from .attention import TILE, attention, fold_norm, relation
+from .attention import TILE, attention, check_padding_mask, fold_norm, relation
 from .partition import (
     crop,
     deinterlace,
@@ -94,13 +94,14 @@ class InterlacedSparseSelfAttention(nn.Module):
             **kwargs: of each stage's SelfAttention.
 
         Raises:
-            ValueError: for a partition below 1, or other stages than these.
+            ValueError: for partitions that are not two integers from 1, or other stages.
         """
         super().__init__()
         if not stages or len(set(stages)) < len(stages) or not set(stages) <= set(_GROUPING):
             raise ValueError(f"stages are {tuple(stages)}, expected one or both of global, local")
-        padding_to_multiple((1, 1), partitions)
         self.partitions = tuple(partitions)
+        if len(self.partitions) != 2 or not all(type(p) is int and p > 0 for p in self.partitions):
+            raise ValueError(f"partitions are {self.partitions}, expected two integers from 1")
         self.stages = tuple(stages)
         self.mask_padding = mask_padding
         # Named by stage, so that weights of the orders differ in nothing but the order.
@@ -122,7 +123,11 @@ class InterlacedSparseSelfAttention(nn.Module):
 
         Returns:
             (N, out_channels, H, W). Zeros before rho where a group has no valid position.
+
+        Raises:
+            ValueError: if sizes differ, or the mask is not bool.
         """
+        check_padding_mask(feats, padding_mask)
         if self.training or not all(map(_folds, self.relations.values())):
             return self.by_stages(feats, padding_mask)
         return self.folded(feats, padding_mask)

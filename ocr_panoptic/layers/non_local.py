@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from .attention import attention, relation, to_map, to_rows
+from .attention import attention, check_padding_mask, relation, to_map, to_rows
 
 __all__ = ["NonLocal"]
 
@@ -63,7 +63,11 @@ class NonLocal(nn.Module):
 
         Returns:
             (N, out_channels, H, W).
+
+        Raises:
+            ValueError: if sizes differ, or the mask is not bool.
         """
+        check_padding_mask(feats, padding_mask)
         key, value = self.key(feats), self.value(feats)
         mask = padding_mask
         if self.subsample:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .attention import (
     TILE,
     attention,
+    check_padding_mask,
     fold_norm,
     multiply_rows,
     pointwise_transform,
@@ -128,7 +129,7 @@ class OCRModule(nn.Module):
             (N, out_channels, H, W).
 
         Raises:
-            ValueError: if the spatial sizes or the batch sizes differ.
+            ValueError: if spatial sizes or batch sizes differ, or the mask is not bool.
         """
         _check_sizes(feats, region_logits, padding_mask)
         if self.training:
@@ -229,15 +230,13 @@ def _finish(rows: Tensor, bias: Tensor | None, norm: nn.Module | None) -> Tensor
 
 
 def _check_sizes(feats: Tensor, region_logits: Tensor, padding_mask: Tensor | None) -> None:
+    check_padding_mask(feats, padding_mask)
     # Under tracing sizes are tensors, and a comparison would be baked in.
     if torch.jit.is_tracing():
         return
     expected = (feats.shape[0], *feats.shape[2:])
-    for name, tensor, size in (
-        ("region_logits", region_logits, (region_logits.shape[0], *region_logits.shape[2:])),
-        ("padding_mask", padding_mask, None if padding_mask is None else padding_mask.shape),
-    ):
-        if tensor is not None and tuple(size) != expected:
-            raise ValueError(
-                f"{name} has batch size, height, width {tuple(size)}, expected {expected} of feats"
-            )
+    found = (region_logits.shape[0], *region_logits.shape[2:])
+    if found != expected:
+        raise ValueError(
+            f"region_logits has batch size, height, width {found}, expected {expected} of feats"
+        )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
-from .attention import attention, pointwise_transform, relation, to_map, to_rows
+from .attention import attention, check_padding_mask, pointwise_transform, relation, to_map, to_rows
 
 __all__ = ["SelfAttention"]
 
@@ -76,7 +76,11 @@ class SelfAttention(nn.Module):
 
         Returns:
             (N, out_channels, H, W).
+
+        Raises:
+            ValueError: if sizes differ, or the mask is not bool.
         """
+        check_padding_mask(feats, padding_mask)
         query, key, value = (to_rows(part) for part in self.project(feats))
         mask = None if padding_mask is None else padding_mask.flatten(1)
         return self.output(to_map(attention(query, key, value, mask), feats))

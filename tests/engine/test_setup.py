@@ -1,5 +1,7 @@
 """Bad configs and arguments: one line that names the key or file, the value and what to write."""
 
+import re
+
 import pytest
 import torch
 
@@ -44,6 +46,8 @@ BAD_CONFIGS = [
     (["SOLVER.STEPS", "(3,2)"], "SOLVER.STEPS: .*, expected iterations, each later than"),
     (["MODEL.SEM_SEG_HEAD.OCR.NORM", "XX"], "OCR.NORM: 'XX', expected one of BN SyncBN GN"),
     (["MODEL.SEM_SEG_HEAD.OCR.DROPOUT", 2.0], "OCR.DROPOUT: 2.0, expected 0 to 1"),
+    (["MODEL.SEM_SEG_HEAD.OCR.CHANNELS", "None"], "OCR.CHANNELS: None, expected a number"),
+    (["MODEL.FPN.NORM", "None"], "MODEL.FPN.NORM: 'None', expected one of BN"),
     (["MODEL.SEM_SEG_HEAD.OCR.CHANNELS", 0], "OCR.CHANNELS: 0, expected 1 or more"),
     (
         ["MODEL.SEM_SEG_HEAD.OCR.NORM", "GN", "MODEL.SEM_SEG_HEAD.OCR.KEY_CHANNELS", 32],
@@ -94,6 +98,45 @@ def test_bad_configs(datasets_root, overrides, message):
     cfg = small_config("ocr", [*TEST_SETS, *overrides])
     with pytest.raises(InputError, match=message):
         check_config(cfg, train=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("NAME", "iso", "CONTEXT.NAME: 'iso', expected one of isa non_local"),
+        ("NORM", "FrozenBN", "CONTEXT.NORM: 'FrozenBN', expected one of BN"),
+        ("PARTITIONS", "(8,)", "CONTEXT.PARTITIONS: (8,), expected two integers"),
+        ("PARTITIONS", "(0, 8)", "CONTEXT.PARTITIONS: (0, 8), expected two"),
+        ("PARTITIONS", "(True, True)", "CONTEXT.PARTITIONS: (True, True), expected two integers"),
+        ("PARTITIONS", "(9999999, 8)", "CONTEXT.PARTITIONS: (9999999, 8), expected two integers"),
+        ("PARTITIONS", "None", "CONTEXT.PARTITIONS: None, expected two integers"),
+        ("ORDER", "(['global'],)", "CONTEXT.ORDER: (['global'],), expected one or both of"),
+        ("ORDER", "('local', 'local')", "CONTEXT.ORDER: ('local', 'local'), expected one or both"),
+        ("ORDER", "None", "CONTEXT.ORDER: None, expected one or both of 'global', 'local'"),
+        ("BLOCK", "None", "CONTEXT.BLOCK: None, expected an integer"),
+        ("NAME", "None", "CONTEXT.NAME: 'None', expected one of isa non_local"),
+        ("SUBSAMPLE", "None", "CONTEXT.SUBSAMPLE: 'None', expected one of True False"),
+        ("MASK_PADDING", "None", "CONTEXT.MASK_PADDING: 'None', expected one of True False"),
+        ("STAGE", "res7", "CONTEXT.STAGE: 'res7', expected one of res2 res3"),
+    ],
+)
+def test_bad_values_of_a_context(datasets_root, key, value, message):
+    overrides = [
+        *("MODEL.BACKBONE.NAME", "build_context_resnet_fpn_backbone"),
+        *("MODEL.RESNETS.CONTEXT.NAME", "isa", "MODEL.RESNETS.CONTEXT.NORM", "BN"),
+        *(f"MODEL.RESNETS.CONTEXT.{key}", value),
+    ]
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_config(small_config("ocr", [*TEST_SETS, *overrides]), train=True)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"]
+)
+def test_a_backbone_that_reads_no_context(datasets_root, backbone):
+    overrides = ["MODEL.BACKBONE.NAME", backbone, "MODEL.RESNETS.CONTEXT.NAME", "isa"]
+    with pytest.raises(InputError, match="expected build_context_resnet_fpn_backbone"):
+        check_config(small_config("ocr", [*TEST_SETS, *overrides]), train=True)
 
 
 def test_a_good_config_passes_unchanged(datasets_root):

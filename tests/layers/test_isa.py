@@ -402,8 +402,8 @@ def test_other_stages_are_named(stages):
         InterlacedSparseSelfAttention(4, stages=stages)
 
 
-@pytest.mark.parametrize("partitions", [(0, 8), (8, -1)])
-def test_partitions_below_one_are_named(partitions):
+@pytest.mark.parametrize("partitions", [(0, 8), (8, -1), (8,), (2, 2, 2), (2.5, 2), (True, 2)])
+def test_other_partitions_are_named(partitions):
     with pytest.raises(ValueError, match=r"partitions are .* expected two integers from 1"):
         InterlacedSparseSelfAttention(4, partitions=partitions)
 
