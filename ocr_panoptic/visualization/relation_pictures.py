@@ -106,7 +106,7 @@ def draw_relations(
         cells = _placed(relation, relations.extent, (height, width))
         largest = float(relation.weights.max())
         heat = draw_heat(resized, cells, largest)
-        panels.append(Panel(relation.title, _marked(heat, ring), largest))
+        panels.append(Panel(_title(relation), _marked(heat, ring), largest))
     chart = None
     if relations.regions is not None:
         chart = Chart("relation to the regions (eq. 5)", region_bars(relations.regions, metadata))
@@ -145,6 +145,12 @@ def region_bars(weights: Tensor | Sequence[float], metadata: Metadata | None = N
     if len(others):
         bars.append(Bar(f"{len(others)} others", float(others.sum()), _OTHERS_COLOR))
     return bars
+
+
+def _title(relation: RelationMap) -> str:
+    """Say too how much of the weight a map shows, where some lies on padding."""
+    shown = float(relation.weights.sum())
+    return relation.title if shown > 0.995 else f"{relation.title}, {shown:.0%} in the image"
 
 
 def _placed(

@@ -323,6 +323,19 @@ def test_zero_weights_and_narrow_images_can_be_drawn():
     assert draw_relations(np.zeros((1, 900, 3), np.uint8), entry).shape[1] == 2 * 28 + 2 * 480 + 24
 
 
+def test_weight_outside_the_image_is_said():
+    image = np.zeros((50, 70, 3), np.uint8)
+    weights = torch.full((7, 9), 1 / 63)
+    said, written = (
+        draw_relations(image, entry_of(RelationMap(title, part)))
+        for title, part in (("local", weights / 2), ("local, 50% in the image", weights))
+    )
+    # The same title, above maps whose scales differ.
+    assert np.array_equal(said[:100], written[:100])
+    unsaid = draw_relations(image, entry_of(RelationMap("local", weights)))
+    assert not np.array_equal(said[:100], unsaid[:100])
+
+
 def test_a_wrong_image_is_refused():
     with pytest.raises(ValueError, match="image must be"):
         draw_relations(np.zeros((4, 4), np.uint8), entry_of())
