@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def datasets_root(tmp_path_factory):
         name = f"test_shapes_{split}_instances"
         register_shapes_instances(name, root / "shapes_easy", split, "easy")
     return root
+
+
+@pytest.fixture
+def children():
+    """A function of no arguments: the processes that the test started and that still run."""
+    # A data loader of another test may not have been collected yet.
+    before = set(multiprocessing.active_children())
+    return lambda: set(multiprocessing.active_children()) - before
 
 
 @pytest.fixture(autouse=True)

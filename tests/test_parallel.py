@@ -1,7 +1,6 @@
 """Work shared by processes: order, errors, and nobody left behind."""
 
 import contextlib
-import multiprocessing
 import os
 
 import pytest
@@ -17,26 +16,26 @@ def square(number):
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_results_come_in_order(num_processes):
+def test_results_come_in_order(num_processes, children):
     results = list(parallel_map(square, range(20, 40), num_processes))
     assert [value for value, _ in results] == [number**2 for number in range(20, 40)]
     assert (os.getpid() in {process for _, process in results}) == (num_processes == 1)
-    assert multiprocessing.active_children() == []
+    assert not children()
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_an_error_keeps_its_line_and_ends_the_processes(num_processes):
+def test_an_error_keeps_its_line_and_ends_the_processes(num_processes, children):
     with pytest.raises(InputError) as error:
         list(parallel_map(square, range(40), num_processes))
     assert str(error.value) == "item 13: unlucky"
-    assert multiprocessing.active_children() == []
+    assert not children()
 
 
-def test_closing_ends_the_processes():
+def test_closing_ends_the_processes(children):
     with contextlib.closing(parallel_map(square, range(20, 90), 2)) as results:
         assert next(results)[0] == 400
-        assert multiprocessing.active_children()
-    assert multiprocessing.active_children() == []
+        assert children()
+    assert not children()
 
 
 def test_few_items_are_done_here():

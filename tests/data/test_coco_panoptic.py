@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -162,12 +161,12 @@ def test_pycocotools_reads_the_instances(scene, capsys):
     assert coco.annToMask(coco.anns[1]).sum() == coco.anns[1]["area"]
 
 
-def test_result_does_not_depend_on_the_number_of_processes(scene):
+def test_result_does_not_depend_on_the_number_of_processes(scene, children):
     scene.prepare()
     one = scene.instances_json.read_bytes()
     prepare_coco_panoptic(scene.json_path, scene.root, overwrite=True, num_processes=2)
     assert scene.instances_json.read_bytes() == one
-    assert multiprocessing.active_children() == []
+    assert not children()
 
 
 def test_coco_has_54_semantic_classes():
@@ -266,16 +265,16 @@ def test_outputs_go_through_links(scene, tmp_path):
     assert sorted(path.name for path in elsewhere.iterdir()) == ["2.png", "8.png"]
 
 
-def test_interrupt_leaves_nothing(scene, monkeypatch):
+def test_interrupt_leaves_nothing(scene, monkeypatch, children):
     def interrupted(*args, **kwargs):
-        yield []
+        yield [], []
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ocr_panoptic.parallel.tqdm", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scene.prepare()
     assert scene.outputs() == []
-    assert multiprocessing.active_children() == []
+    assert not children()
 
 
 def test_outputs_may_not_replace_inputs(scene):
