@@ -1,0 +1,78 @@
+"""Check COCO panoptic data before training: every problem of the json, the images and the PNGs.
+
+Example: python tools/check_dataset.py --panoptic-json annotations/panoptic_train.json \\
+    --panoptic-root panoptic_train --image-root train
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from ocr_panoptic.data.dataset_check import check_panoptic_dataset
+from ocr_panoptic.data.dataset_report import format_report
+from ocr_panoptic.errors import BAD_INPUT, ArgumentParser, InputError, command_line
+from ocr_panoptic.files import require_folder, write_text
+
+_EPILOG = """\
+Exit status: 0 nothing is wrong (notes do not count), 2 something is, or the json cannot be read.
+"""
+
+
+def require_output(path: Path, panoptic_json: Path) -> None:
+    """Refuse a --json that cannot be written, before the work."""
+    require_folder(path.parent, "--json")
+    if path.is_dir():
+        raise InputError(f"--json {path}: is a folder, expected a file")
+    if path.resolve() == panoptic_json.resolve():
+        raise InputError(f"--json {path}: is the panoptic json, expected another file")
+
+
+def print_report(text: str) -> None:
+    """Print what may be long and hold any file's name."""
+    # Names may have letters that the terminal's encoding has not.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # `head` has read enough. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@command_line
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line ``argv``, the process's own where it is None."""
+    parser = ArgumentParser(
+        description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--panoptic-json", required=True, type=Path, metavar="J", help="COCO panoptic json")
+    add("--panoptic-root", required=True, type=Path, metavar="P", help="folder of its PNGs")
+    add("--image-root", required=True, type=Path, metavar="R", help="folder of its images")
+    add("--sem-seg-root", type=Path, metavar="S", help="folder of the semantic PNGs, if any")
+    add("--deep", action="store_true", help="decode the images; without it, headers are read")
+    add("--num-procs", type=int, metavar="N", help="default: one per CPU, at most 16")
+    add("--json", type=Path, metavar="FILE", help="write all problems here too")
+    add("--all", action="store_true", help="print all problems, not the first 10 of each kind")
+    args = parser.parse_args(argv)
+    if args.num_procs is not None and args.num_procs < 1:
+        raise InputError(f"--num-procs {args.num_procs}: expected 1 or more")
+    if args.json:
+        require_output(args.json, args.panoptic_json)
+    report = check_panoptic_dataset(
+        args.panoptic_json,
+        args.panoptic_root,
+        args.image_root,
+        sem_seg_root=args.sem_seg_root,
+        deep=args.deep,
+        num_processes=args.num_procs,
+    )
+    if args.json:
+        write_text(args.json, json.dumps(report.to_json(), indent=1) + "\n")
+    print_report(format_report(report, None if args.all else 10))
+    return BAD_INPUT if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
