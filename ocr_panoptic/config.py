@@ -17,6 +17,14 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Detectron2's default is "cuda" everywhere. A config that names a device still decides.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
+    # Data sets of one's own, from a COCO panoptic json each: a list of mappings with NAME,
+    # IMAGE_ROOT, PANOPTIC_JSON and PANOPTIC_ROOT. Where TRAIN or TEST names one, both NUM_CLASSES
+    # come from its json, unless they are set where CUSTOM is set, or later.
+    cfg.DATASETS.CUSTOM = []
+    # Folder for what is derived from them, semantic labels and instances; "" for
+    # $OCR_PANOPTIC_CACHE, and without that beside the json.
+    cfg.DATASETS.CACHE = ""
+
     cfg.MODEL.SEM_SEG_HEAD.OCR = ocr = CfgNode()
     # Channels of the OCR stage: of the pixels that enter it and of the augmented pixels.
     ocr.CHANNELS = 512
@@ -54,3 +62,13 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     context.SUBSAMPLE = True
     # Keep padding out of the attention.
     context.MASK_PADDING = True
+
+    cfg.TEST.PANOPTIC = panoptic = CfgNode()
+    # What counts PQ: "in_process", while predictions come, or from PNGs "hotcoco" or "panopticapi".
+    # Their figures are equal.
+    panoptic.COUNTER = "in_process"
+    # Keep panoptic.json with its PNGs, and the table of classes. --save sets it.
+    panoptic.SAVE = False
+    # Processes that count from PNGs (threads of hotcoco's); 0 for one per CPU, at most 16.
+    # --num-procs sets it.
+    panoptic.NUM_PROCS = 0

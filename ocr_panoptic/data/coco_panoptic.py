@@ -7,7 +7,6 @@ things are one class. Both are in the panoptic ground truth already, so they are
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
 
+from ocr_panoptic.data.images import check_image
 from ocr_panoptic.data.panoptic_json import load_panoptic_json, read_panoptic_png
 from ocr_panoptic.errors import InputError
 from ocr_panoptic.files import replacing_folder, require_folder, write_text
@@ -56,6 +56,8 @@ class PreparedDataset:
         num_instances: annotations written to the instances json, 0 where it was left alone.
         num_sem_seg_classes: stuff classes + 1, for ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
         num_thing_classes: for ``MODEL.ROI_HEADS.NUM_CLASSES``.
+        num_wrong_areas: segments whose ``area`` in the panoptic json is not that of the PNG; 0
+            where no complete json was asked for.
     """
 
     semantic_root: Path
@@ -66,6 +68,7 @@ class PreparedDataset:
     num_instances: int
     num_sem_seg_classes: int
     num_thing_classes: int
+    num_wrong_areas: int
 
 
 def default_semantic_root(panoptic_root: str | Path) -> Path:
@@ -129,10 +132,17 @@ class _Derivation:
     labels: dict[int, int]
     thing_ids: frozenset[int]
     with_instances: bool
+    image_root: Path | None
 
-    def __call__(self, pair: tuple[dict, dict]) -> list[dict]:
-        """Write the semantic PNG of one image and return its instances, ids not yet given."""
+    def __call__(self, pair: tuple[dict, dict]) -> tuple[list[dict], list[int]]:
+        """Write the semantic PNG of one image.
+
+        Returns:
+            Its instances, ids not yet given, and the area of each entry of its segments_info.
+        """
         image, annotation = pair
+        if self.image_root is not None:
+            check_image(self.image_root / image["file_name"], image["width"], image["height"])
         png = self.panoptic_root / annotation["file_name"]
         pixel_ids = read_panoptic_png(png)
         if pixel_ids.shape != (image["height"], image["width"]):
@@ -162,13 +172,16 @@ class _Derivation:
             table = [IGNORE_LABEL] + [self.labels[segment["category_id"]] for segment in segments]
             semantic = np.array(table, dtype=np.uint8)[index]
             Image.fromarray(semantic).save(self.semantic_folder / _semantic_name(image))
+        area_of = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+        segment_areas = [area_of[segment["id"]] for segment in annotation["segments_info"]]
         if not self.with_instances:
-            return []
-        return [
+            return [], segment_areas
+        instances = [
             _instance(index == position, int(areas[position]), segment, image["id"])
             for position, segment in enumerate(segments, start=1)
             if segment["category_id"] in self.thing_ids
         ]
+        return instances, segment_areas
 
 
 def _semantic_name(image: dict) -> PurePosixPath:
@@ -200,6 +213,8 @@ def prepare_coco_panoptic(
     *,
     overwrite: bool = False,
     num_processes: int | None = None,
+    image_root: str | Path | None = None,
+    complete_json: str | Path | None = None,
 ) -> PreparedDataset:
     """Derive semantic PNGs and an instances json from a COCO panoptic json and its PNGs.
 
@@ -216,6 +231,10 @@ def prepare_coco_panoptic(
         overwrite: make both again where they exist.
         num_processes: processes that share the images, as in
             :func:`~ocr_panoptic.parallel.parallel_map`.
+        image_root: folder of the images; where it is given, each is checked as in
+            :func:`~ocr_panoptic.data.images.check_image`.
+        complete_json: panoptic json to make with what panopticapi needs and trusts: the area of
+            each segment as in its PNG, and ``iscrowd``; None for none.
 
     Returns:
         What was made, with both class counts.
@@ -251,11 +270,16 @@ def prepare_coco_panoptic(
             labels,
             frozenset(category["id"] for category in things),
             with_instances,
+            None if image_root is None else Path(image_root),
         )
+        instances, wrong_areas = [], 0
         # Closed before the folder that its processes write into is removed or renamed.
         with contextlib.closing(parallel_map(derive, pairs, num_processes)) as results:
-            found = itertools.chain.from_iterable(results)
-            instances = [{"id": number, **row} for number, row in enumerate(found, start=1)]
+            for (_, annotation), (found, areas) in zip(pairs, results, strict=True):
+                instances += found
+                if complete_json is not None:
+                    wrong_areas += _complete(annotation["segments_info"], areas)
+        instances = [{"id": number, **row} for number, row in enumerate(instances, start=1)]
         if with_instances:
             content = {
                 **{key: data[key] for key in ("info", "licenses") if key in data},
@@ -264,6 +288,8 @@ def prepare_coco_panoptic(
                 "categories": things,
             }
             write_text(instances_json.resolve(), json.dumps(content))
+        if complete_json is not None:
+            write_text(Path(complete_json), json.dumps(data))
     return PreparedDataset(
         semantic_root=semantic_root,
         semantic_written=with_semantic,
@@ -273,7 +299,19 @@ def prepare_coco_panoptic(
         num_instances=len(instances),
         num_sem_seg_classes=len(labels) - len(things) + 1,
         num_thing_classes=len(things),
+        num_wrong_areas=wrong_areas,
     )
+
+
+def _complete(segments: list[dict], areas: list[int]) -> int:
+    """Give each segment its area and ``iscrowd``; return how many said another area."""
+    wrong = sum(
+        segment.get("area", area) != area for segment, area in zip(segments, areas, strict=True)
+    )
+    for segment, area in zip(segments, areas, strict=True):
+        segment["area"] = area
+        segment["iscrowd"] = int(segment.get("iscrowd", 0))
+    return wrong
 
 
 def _what_to_make(

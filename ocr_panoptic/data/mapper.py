@@ -20,6 +20,7 @@ from detectron2.structures import BitMasks, PolygonMasks
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from ocr_panoptic.data.images import check_image_mode
 from ocr_panoptic.errors import InputError
 
 __all__ = ["PanopticDatasetMapper"]
@@ -40,6 +41,7 @@ class PanopticDatasetMapper(DatasetMapper):
     * An image with an instance given as RLE uses :class:`BitMasks`, whatever the mask format.
     * In training ``instances`` always has ``gt_masks`` where instance masks are used: empty ones
       for an image, or a crop, without instance.
+    * An image has 8 bits per channel; Detectron2 would clip 16-bit greyscale to white.
     * A semantic label has one of the values [0, ``num_sem_seg_classes``) or ``ignore_value``, in an
       8-bit greyscale file of the image's size.
     """
@@ -92,6 +94,7 @@ class PanopticDatasetMapper(DatasetMapper):
         except Exception as error:
             _raise_for_bad_file(dataset_dict, self.image_format, error)
             raise
+        check_image_mode(dataset_dict["file_name"])
         if label_file is not None:
             _require_same_size(dataset_dict, label_size, (result["width"], result["height"]))
             self._check_labels(result["sem_seg"], label_file)

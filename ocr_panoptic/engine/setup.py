@@ -23,7 +23,14 @@ from detectron2.utils.logger import setup_logger
 
 from ocr_panoptic import add_ocr_panoptic_config
 from ocr_panoptic.data.checks import check_dataset_files, check_num_classes
+from ocr_panoptic.data.custom import (
+    derive_custom_datasets,
+    explicit_num_classes,
+    register_custom_datasets,
+    set_num_classes,
+)
 from ocr_panoptic.errors import InputError, fail
+from ocr_panoptic.evaluation.build import check_evaluation
 from ocr_panoptic.files import require_folder
 
 from .progress import quiet_console
@@ -40,19 +47,33 @@ _UNREADABLE = (
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Return Detectron2's argument parser; ``--dist-url`` finds a free port by itself.
+    """Return Detectron2's argument parser, with ``--save`` and ``--num-procs``.
 
-    A mistake in the arguments is an InputError, one line instead of the whole usage.
+    ``--dist-url`` finds a free port by itself. A mistake in the arguments is an InputError, one
+    line instead of the whole usage.
     """
     parser = default_argument_parser()
     parser.error = fail
     # Detectron2's port is the same for every job of a user, so two jobs on a host would collide.
     parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="keep the results of the evaluation (TEST.PANOPTIC.SAVE)",
+    )
+    parser.add_argument(
+        "--num-procs",
+        type=int,
+        metavar="N",
+        help="processes that count PQ from files (TEST.PANOPTIC.NUM_PROCS), default one per CPU",
+    )
     return parser
 
 
 def load_config(config_file: str, overrides: list[str]) -> CfgNode:
     """Read a config file and apply ``KEY VALUE`` overrides.
+
+    Data sets of DATASETS.CUSTOM that it uses are registered, and give it both NUM_CLASSES.
 
     Args:
         config_file: path to a yaml config.
@@ -63,7 +84,7 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
 
     Raises:
         InputError: if the file is missing or no config, a key is unknown, or a value has the
-            wrong type; names the file or key.
+            wrong type, or a data set of DATASETS.CUSTOM has a mistake; names the file or key.
     """
     cfg = get_cfg()
     add_ocr_panoptic_config(cfg)
@@ -78,6 +99,10 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
             merge()
         except _UNREADABLE as error:
             raise InputError(f"{source}: {_reason(error, overrides)}") from error
+    explicit = explicit_num_classes(config_file, overrides)
+    # The config that a run wrote is enough to predict with, without its data.
+    register_custom_datasets(cfg, again=True, missing_ok=len(explicit) == 2)
+    set_num_classes(cfg, explicit)
     return cfg
 
 
@@ -110,6 +135,8 @@ def prepare_run(
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
         quiet_console()
     default_setup(cfg, args)
+    # Another process than the one that checked the config knows none yet.
+    register_custom_datasets(cfg)
     for change in changes:
         logger.warning(change)
 
@@ -125,17 +152,25 @@ def check_config(cfg: CfgNode, *, train: bool, processes: int = 1) -> list[str]:
         processes: that are going to work on it, on all machines.
 
     Returns:
-        One line for each change.
+        One line for each change, and for each thing to know about the data sets.
 
     Raises:
         InputError: names the key or file, its value and what was expected.
     """
     _check_names(cfg)
     check_values(cfg, train=train, processes=processes)
+    check_evaluation(cfg)
     changes = _check_device(cfg, processes)
+    register_custom_datasets(cfg)
+    if cfg.DATASETS.CUSTOM:
+        # Deriving takes a while: what can be told before is told before.
+        check_num_classes(cfg)
+    changes += derive_custom_datasets(cfg, train=train)
     for name in (*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST):
         check_dataset_files(name)
     check_num_classes(cfg)
+    if train:
+        _check_one_region(cfg, processes)
     require_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     return changes
 
@@ -155,6 +190,25 @@ def _check_names(cfg: CfgNode) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3) or sorted(known)
             raise InputError(f"{key}: '{name}' is not registered, expected {' or '.join(close)}")
+
+
+def _check_one_region(cfg: CfgNode, processes: int) -> None:
+    """Refuse what torch refuses: batch norm in training over the one region of one image."""
+    head, images = cfg.MODEL.SEM_SEG_HEAD, cfg.SOLVER.IMS_PER_BATCH
+    if "SyncBN" not in head.OCR.NORM:
+        images //= processes
+    if (
+        head.NAME == "OCRSemSegFPNHead"
+        and "Panoptic" in cfg.MODEL.META_ARCHITECTURE
+        and head.NUM_CLASSES == 1
+        and head.OCR.NORM.endswith("BN")
+        and images == 1
+    ):
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} for {processes} processes, but data"
+            f" without stuff has one region in an image, and MODEL.SEM_SEG_HEAD.OCR.NORM"
+            f" {head.OCR.NORM} needs two; expected more images, or OCR.NORM GN"
+        )
 
 
 def _check_device(cfg: CfgNode, processes: int) -> list[str]:

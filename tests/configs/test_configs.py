@@ -158,6 +158,9 @@ def test_baseline_is_detectron2s_own(name, stock_name, schedule):
 def without_our_keys(cfg):
     cfg.MODEL.SEM_SEG_HEAD.pop("OCR", None)
     cfg.MODEL.RESNETS.pop("CONTEXT", None)
+    cfg.DATASETS.pop("CUSTOM", None)
+    cfg.DATASETS.pop("CACHE", None)
+    cfg.TEST.pop("PANOPTIC", None)
 
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))

@@ -1,0 +1,80 @@
+"""What an image file must be for Detectron2 to read it right, seen from its header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detectron2.utils.file_io import PathManager
+from PIL import ExifTags, Image
+
+from ocr_panoptic.errors import InputError
+
+__all__ = ["check_image", "check_image_mode"]
+
+# Pillow's conversion to RGB keeps what these show; it clips greater depths to white.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+_ON_ITS_SIDE = (5, 6, 7, 8)
+
+
+def check_image(path: str | Path, width: int, height: int) -> None:
+    """Check the header of an image: its depth, and its size as Detectron2 reads it.
+
+    Detectron2 turns an image as its EXIF orientation says, so that is the size that counts.
+
+    Args:
+        path: the file.
+        width: pixels that its annotation says.
+        height: likewise.
+
+    Raises:
+        InputError: the file is missing, no image, of more than 8 bits per channel or of another
+            size; names it.
+    """
+    mode, size, orientation = _header(path)
+    _require_8_bits(path, mode)
+    turned = orientation in _ON_ITS_SIDE
+    displayed = size[::-1] if turned else size
+    if displayed != (width, height):
+        exif = f", turned as its EXIF orientation {orientation} says" if turned else ""
+        raise InputError(
+            f"{path}: image of {displayed[0]}x{displayed[1]} pixels{exif};"
+            f" expected {width}x{height}, as its annotation says"
+        )
+
+
+def check_image_mode(path: str | Path) -> None:
+    """Check that an image has 8 bits per channel, as models take them.
+
+    Raises:
+        InputError: the file is missing, no image, or of more than 8 bits per channel; names it.
+    """
+    _require_8_bits(path, _header(path)[0])
+
+
+def _require_8_bits(path: str | Path, mode: str) -> None:
+    if mode not in _MODES:
+        raise InputError(
+            f"{path}: image of Pillow's mode {mode}; expected 8 bits per channel, as greyscale,"
+            " palette, RGB, RGBA or CMYK (convert it: its values would be clipped)"
+        )
+
+
+def _header(path: str | Path) -> tuple[str, tuple[int, int], int | None]:
+    """Return (mode, (width, height) as stored, EXIF orientation)."""
+    try:
+        with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
+            return image.mode, image.size, _orientation(image)
+    # A broken file can raise nearly anything from within Pillow's parser.
+    except Exception as error:
+        if isinstance(error, FileNotFoundError):
+            raise InputError(f"{path}: missing; expected the image") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: no image ({reason}); expected the image") from error
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    # Detectron2 takes an image whose EXIF is broken as it is stored.
+    except Exception:
+        return None
