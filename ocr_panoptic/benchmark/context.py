@@ -23,7 +23,13 @@ from .schemes import SCHEMES, Scheme
 # The profiler's library prints its stages to stderr at its default level.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-__all__ = ["Measurement", "format_table", "measure_schemes"]
+__all__ = [
+    "Measurement",
+    "check_device",
+    "format_table",
+    "interleaved_times",
+    "measure_schemes",
+]
 
 
 _PRODUCTS = "matrix products"
@@ -90,13 +96,10 @@ def measure_schemes(
     unknown = [name for name in names if name not in SCHEMES]
     if unknown:
         raise InputError(f"--names {unknown[0]}: unknown, expected some of {' '.join(SCHEMES)}")
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"--device {device}: expected cpu or cuda")
     for flag, value in (("--runs", runs), ("--num-regions", num_regions)):
         if value is not None and value < 1:
             raise InputError(f"{flag} {value}: expected 1 or more")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no CUDA device, expected cpu")
+    check_device(device)
     calls = {}
     rows = {}
     for name in names:
@@ -111,7 +114,7 @@ def measure_schemes(
         }
     left, right = (torch.randn(*shape, device=device, dtype=dtype) for shape in _PRODUCT)
     calls[_PRODUCTS] = lambda: torch.mm(left, right)
-    times = _interleaved(calls, device, runs)
+    times = interleaved_times(calls, device, runs)
     product_ms = statistics.median(times[_PRODUCTS])
     product_flops = 2 * math.prod(_PRODUCT[0]) * _PRODUCT[1][1]
     return [
@@ -128,6 +131,18 @@ def measure_schemes(
         )
         for name in names
     ]
+
+
+def check_device(device: str) -> None:
+    """See that a device is "cpu", or "cuda" and there.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"--device {device}: expected cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device, expected cpu")
 
 
 def _build(
@@ -192,10 +207,10 @@ def _peak_memory(call: Callable[[], Tensor], device: str) -> int:
     return peak
 
 
-def _interleaved(
+def interleaved_times(
     calls: dict[str, Callable[[], Tensor]], device: str, runs: int
 ) -> dict[str, list[float]]:
-    """Return the times of ``runs`` calls of each, in milliseconds."""
+    """Return the times of ``runs`` calls of each, in turns, in milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in tqdm(range(runs), desc="measuring", unit="round", leave=False):
         for name, call in calls.items():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
+from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detectron2.structures import ImageList
+
+from ocr_panoptic.modeling.merging import combine_semantic_and_instance_outputs
 
 from .padding import padding_scope, record_image_sizes
 
@@ -36,7 +39,32 @@ class _TellsImageSizes:
 
 @META_ARCH_REGISTRY.register()
 class PaddingAwarePanopticFPN(_TellsImageSizes, PanopticFPN):
-    """Panoptic-FPN whose heads and backbone can ask which positions are padding."""
+    """Panoptic-FPN whose heads and backbone can ask which positions are padding.
+
+    Instances and semantic labels are merged by
+    :func:`~ocr_panoptic.modeling.merging.combine_semantic_and_instance_outputs`.
+    """
+
+    def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list | tuple:
+        """As Detectron2's, without segments that have no pixels."""
+        detections, semantics = super().inference(batched_inputs, do_postprocess=False)
+        if not do_postprocess:
+            return detections, semantics
+        results = []
+        for inputs, detected, semantic in zip(batched_inputs, detections, semantics, strict=True):
+            resized = detected.image_size
+            size = inputs.get("height", resized[0]), inputs.get("width", resized[1])
+            semantic = sem_seg_postprocess(semantic, resized, *size)
+            instances = detector_postprocess(detected, *size)
+            panoptic = combine_semantic_and_instance_outputs(
+                instances,
+                semantic.argmax(dim=0),
+                self.combine_overlap_thresh,
+                self.combine_stuff_area_thresh,
+                self.combine_instances_score_thresh,
+            )
+            results.append({"sem_seg": semantic, "instances": instances, "panoptic_seg": panoptic})
+        return results
 
 
 @META_ARCH_REGISTRY.register()
