@@ -41,6 +41,10 @@ def launch_run(args: argparse.Namespace) -> None:
     _check_arguments(args)
     processes = args.num_machines * max(1, args.num_gpus)
     cfg = load_config(args.config_file, args.opts)
+    if args.save:
+        cfg.TEST.PANOPTIC.SAVE = True
+    if args.num_procs is not None:
+        cfg.TEST.PANOPTIC.NUM_PROCS = args.num_procs
     changes = check_config(cfg, train=not args.eval_only, processes=processes)
     try:
         launch(
@@ -62,6 +66,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
     gpus = torch.cuda.device_count()
     if args.num_gpus < 0 or args.num_gpus > gpus > 0:
         raise InputError(f"--num-gpus {args.num_gpus}: this machine has {gpus}")
+    if args.num_procs is not None and args.num_procs < 1:
+        raise InputError(f"--num-procs {args.num_procs}: expected 1 or more")
     if args.num_machines < 1:
         raise InputError(f"--num-machines {args.num_machines}: expected 1 or more")
     if not 0 <= args.machine_rank < args.num_machines:

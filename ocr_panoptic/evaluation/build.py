@@ -16,31 +16,72 @@ from detectron2.evaluation import (
 )
 from PIL import Image
 
+from ocr_panoptic.data.register import NO_THINGS
 from ocr_panoptic.errors import InputError
 
-from .panoptic import PanopticEvaluator
+from .panoptic import COUNTERS, PanopticEvaluator, PanopticResults
+from .panoptic_files import check_counter
 
-__all__ = ["EVALUATORS", "build_evaluators"]
+__all__ = ["EVALUATORS", "build_evaluators", "check_evaluation"]
 
 
-def _instances(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+def _instances(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator | None:
+    if MetadataCatalog.get(dataset_name).get("thing_classes") in ([], [NO_THINGS]):
+        return None  # there is no AP without things
     return COCOEvaluator(dataset_name, output_dir=folder)
 
 
 def _panoptic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    return PanopticEvaluator(dataset_name, folder)
+    panoptic = cfg.TEST.PANOPTIC
+    return PanopticEvaluator(
+        dataset_name,
+        folder,
+        save=panoptic.SAVE,
+        counter=panoptic.COUNTER,
+        num_processes=panoptic.NUM_PROCS or None,
+    )
+
+
+def _panoptic_results(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    # Whoever runs a model on images without annotations wants its predictions.
+    return PanopticResults(dataset_name, folder)
 
 
 def _semantic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
     return SemSegEvaluator(dataset_name, output_dir=folder, sem_seg_loading_fn=_load_labels)
 
 
-EVALUATORS: dict[str, tuple[Callable[[CfgNode, str, str], DatasetEvaluator], ...]] = {
+EVALUATORS: dict[str, tuple[Callable[[CfgNode, str, str], DatasetEvaluator | None], ...]] = {
     "coco": (_instances,),
+    "coco_panoptic_results": (_instances, _panoptic_results),
     "coco_panoptic_seg": (_semantic, _instances, _panoptic),
     "sem_seg": (_semantic,),
 }
-"""Detectron2's ``evaluator_type`` of a data set -> its evaluators. Add a row for a new type."""
+"""Detectron2's ``evaluator_type`` of a data set -> its evaluators. Add a row for a new type.
+
+``coco_panoptic_results`` is ours: images without annotations, whose predictions are written.
+"""
+
+
+def check_evaluation(cfg: CfgNode) -> None:
+    """Check the keys of ``TEST.PANOPTIC``, before a training that ends with an evaluation.
+
+    Raises:
+        InputError: names the key, its value and what was expected.
+    """
+    panoptic = cfg.TEST.PANOPTIC
+    if panoptic.COUNTER not in COUNTERS:
+        raise InputError(
+            f"TEST.PANOPTIC.COUNTER: '{panoptic.COUNTER}', expected one of {', '.join(COUNTERS)}"
+        )
+    check_counter(panoptic.COUNTER)
+    # None can override a value of any type.
+    if type(panoptic.SAVE) is not bool:
+        raise InputError(f"TEST.PANOPTIC.SAVE: {panoptic.SAVE}, expected True or False")
+    if type(panoptic.NUM_PROCS) is not int or panoptic.NUM_PROCS < 0:
+        raise InputError(
+            f"TEST.PANOPTIC.NUM_PROCS: {panoptic.NUM_PROCS}, expected 0 (one per CPU) or more"
+        )
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str, folder: Path) -> DatasetEvaluators:
@@ -60,7 +101,8 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, folder: Path) -> DatasetEv
             f"data set {dataset_name}: evaluator_type '{kind}', expected one of "
             f"{', '.join(EVALUATORS)}"
         )
-    return DatasetEvaluators([make(cfg, dataset_name, str(folder)) for make in EVALUATORS[kind]])
+    made = [make(cfg, dataset_name, str(folder)) for make in EVALUATORS[kind]]
+    return DatasetEvaluators([evaluator for evaluator in made if evaluator is not None])
 
 
 def _load_labels(path: str, dtype: type) -> np.ndarray:

@@ -149,6 +149,8 @@ def test_flops_are_those_of_the_equations():
         (["context", "--json", "/dev/null/rows.json"], "--json: /dev/null: "),
         (["context", "--json", "."], "--json .: is a folder, expected a file"),
         (["context", "--size", "512,4194304,4194304", "--names", "ocr"], "has not enough memory"),
+        (["merging", "--instances", "0"], "--instances 0: expected 1 or more"),
+        (["merging", "--device", "tpu"], "--device tpu: expected cpu or cuda"),
         ([], "command"),
     ],
 )
@@ -165,6 +167,17 @@ def test_the_published_row_stands_beside_the_same_size():
         ratio_to_products=1.0,
     )
     assert "| 10.62 M  | 10.5 M      | 337.9 G | 340 G " in format_table([row])
+
+
+def test_the_merge_is_measured_beside_detectron2s(main, tmp_path, capsys):
+    path = tmp_path / "merging.json"
+    argv = ["merging", "--instances", "3", "--runs", "3", "--device", "cpu", "--json", str(path)]
+    assert main(argv) == 0
+    cost = json.loads(path.read_text())
+    assert cost["instances"] == 3
+    assert cost["size"] == [480, 640]
+    assert cost["ratio_to_detectron2"] == cost["median_ms"] / cost["detectron2_ms"] > 0
+    assert f"ratio {cost['ratio_to_detectron2']:.2f}\n" in capsys.readouterr().out
 
 
 def test_runs_as_a_program(tmp_path):
