@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
+from PIL import Image
 from torch import nn
 
+from ocr_panoptic.data.checks import check_num_classes
+from ocr_panoptic.data.panoptic_json import load_json
 from ocr_panoptic.errors import InputError
 
 from .checkpoint import Checkpointer
@@ -26,8 +29,10 @@ __all__ = [
     "check_prediction",
     "class_metadata",
     "load_model",
+    "model_input",
     "read_input",
     "read_rgb",
+    "result_metadata",
 ]
 
 logger = logging.getLogger(__name__)
@@ -92,26 +97,69 @@ def class_metadata(cfg: CfgNode) -> Metadata | None:
     return None
 
 
+def result_metadata(cfg: CfgNode) -> Metadata:
+    """Return the metadata of the data set that gives results their ids and names.
+
+    Raises:
+        InputError: if a config names none, or its classes are not known or not as many as the
+            model's, or the model has no masks to make a panoptic map of.
+    """
+    if "PanopticFPN" in cfg.MODEL.META_ARCHITECTURE and not cfg.MODEL.MASK_ON:
+        raise InputError("MODEL.MASK_ON: False, expected True, as a panoptic map is made of masks")
+    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN][:1]
+    if not names:
+        raise InputError(
+            "DATASETS.TEST: empty, expected a data set whose categories results are given in"
+        )
+    checked = cfg.clone()
+    checked.defrost()
+    checked.DATASETS.TRAIN, checked.DATASETS.TEST = (), tuple(names)
+    check_num_classes(checked)
+    metadata = MetadataCatalog.get(names[0])
+    things, stuff = (f"{kind}_dataset_id_to_contiguous_id" for kind in ("thing", "stuff"))
+    if metadata.get(things) is None and metadata.get("json_file") is not None:
+        load_json(metadata.json_file, ("images", "annotations", "categories"))
+        # Detectron2 fills it in when the data set is loaded; images need not be there.
+        DatasetCatalog.get(names[0])
+    needed = (things, stuff) if "Panoptic" in cfg.MODEL.META_ARCHITECTURE else (things,)
+    for key in needed:
+        if metadata.get(key) is None:
+            raise InputError(
+                f"dataset {names[0]}: its metadata has no {key}, expected the ids of its categories"
+            )
+    return metadata
+
+
 def read_rgb(path: Path) -> np.ndarray:
     """Read an image as Detectron2 does, turned as its EXIF says.
 
     Args:
-        path: a file in any format that PIL reads.
+        path: a file in any format that PIL reads. Of 16 bits the higher 8 are taken, where PIL
+            would show everything but the darkest as white.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        InputError: if it is missing, truncated or no image; names it.
+        InputError: if it is missing, truncated, no image, or of more than 16 bits; names it.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file, expected an image")
     try:
-        return np.ascontiguousarray(read_image(str(path), "RGB"))
+        with Image.open(path) as image:
+            deep = image.mode[0] in "IF"
+        pixels = read_image(str(path), None if deep else "RGB")
     # PIL's readers have no common error for a damaged file.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: truncated or no image ({reason}), expected an image") from error
+    return np.ascontiguousarray(_higher_bits(path, pixels) if deep else pixels)
+
+
+def _higher_bits(path: Path, grey: np.ndarray) -> np.ndarray:
+    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() >= 2**16:
+        raise InputError(f"{path}: grey values of 32 bits, expected 8 or 16 bits per channel")
+    return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def check_images(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
@@ -150,15 +198,32 @@ def read_input(cfg: CfgNode, path: Path) -> tuple[np.ndarray, dict]:
         InputError: if the image cannot be read, or resizing leaves nothing of its shorter side.
     """
     image = read_rgb(path)
+    return image, model_input(cfg, image, str(path))
+
+
+def model_input(cfg: CfgNode, image: np.ndarray, name: str) -> dict:
+    """Turn an image into a model's input, as Detectron2's predictor does.
+
+    Args:
+        cfg: as for :func:`read_input`.
+        image: (H, W, 3) uint8, RGB.
+        name: what an error calls the image.
+
+    Returns:
+        A dict with "image" (3, h, w) float32, "height" H and "width" W.
+
+    Raises:
+        InputError: if resizing leaves nothing of its shorter side.
+    """
     height, width = image.shape[:2]
     shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     if shortest and min(ResizeShortestEdge.get_output_shape(height, width, shortest, longest)) < 1:
         raise InputError(
-            f"{path}: {width}x{height} pixels, too narrow for INPUT.MAX_SIZE_TEST {longest}"
+            f"{name}: {width}x{height} pixels, too narrow for INPUT.MAX_SIZE_TEST {longest}"
         )
     resize = ResizeShortestEdge([shortest, shortest], longest).get_transform(image)
     resized = resize.apply_image(image)
     if cfg.INPUT.FORMAT == "BGR":
         resized = resized[:, :, ::-1]
     tensor = torch.as_tensor(resized.transpose(2, 0, 1).astype("float32"))
-    return image, {"image": tensor, "height": height, "width": width}
+    return {"image": tensor, "height": height, "width": width}
