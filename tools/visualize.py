@@ -1,16 +1,20 @@
-"""Draw what a model does with images.
+"""Draw saved panoptic results or ground truth, or what a model does with images.
 
-Example: python tools/visualize.py relations --config-file configs/... --input image.jpg \\
-    --pixel 320,240 --output output/relations --opts MODEL.WEIGHTS model_final.pth
+Saved results, without a model, and beside them the ground truth if it is given:
+    python tools/visualize.py --panoptic-json J --panoptic-root P --image-root R --output DIR
+What pixels look at in a model's context blocks (relations --help says more):
+    python tools/visualize.py relations --config-file F --input IMAGE --pixel X,Y --output DIR
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from ocr_panoptic.engine.draw import draw_relations
-from ocr_panoptic.errors import ArgumentParser, InputError, command_line
+from ocr_panoptic.errors import BAD_INPUT, ArgumentParser, InputError, command_line
+from ocr_panoptic.visualization.saved import SavedFiles, Style, draw_saved
 
 
 def parse_pixel(text: str) -> tuple[int, int]:
@@ -28,39 +32,68 @@ def relations(args: argparse.Namespace) -> Iterator[Path]:
     return draw_relations(args.config_file, args.opts, args.input, pixels, args.output)
 
 
-def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that every command has, --opts last: it takes the rest of the line."""
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--input", nargs="+", required=True, type=Path, metavar="IMAGE")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="overrides of the config, last on the line, such as MODEL.WEIGHTS model_final.pth",
-    )
+def saved(args: argparse.Namespace) -> Iterator[Path | InputError]:
+    """Draw saved results: a picture for each image, or what is wrong with it."""
+    required = ("panoptic_json", "panoptic_root", "image_root", "output")
+    missing = [f"--{name.replace('_', '-')}" for name in required if getattr(args, name) is None]
+    if missing:
+        raise InputError(f"required: {', '.join(missing)} (or the command relations)")
+    files = SavedFiles(*(getattr(args, field.name) for field in fields(SavedFiles)))
+    style = Style(args.alpha, args.text, args.gallery)
+    return draw_saved(files, args.output, style, limit=args.limit, num_processes=args.num_procs)
+
+
+def add_relations(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``relations``, --opts last: it takes the rest of the line."""
+    add = parser.add_argument
+    add("--pixel", nargs="+", required=True, metavar="X,Y", help="from 0,0 at the top left")
+    add("--config-file", required=True, metavar="FILE")
+    add("--input", nargs="+", required=True, type=Path, metavar="IMAGE")
+    add("--output", required=True, type=Path, metavar="DIR")
+    text = "overrides of the config, last on the line, such as MODEL.WEIGHTS model_final.pth"
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=text)
+    parser.set_defaults(run=relations)
+
+
+def add_saved(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of drawing saved results."""
+    add = parser.add_argument
+    add("--panoptic-json", type=Path, metavar="J", help="COCO panoptic json, results or truth")
+    add("--panoptic-root", type=Path, metavar="P", help="folder of its PNGs")
+    add("--image-root", type=Path, metavar="R", help="folder of the images")
+    add("--output", metavar="DIR", help="folder for the pictures")
+    add("--ground-truth-json", type=Path, metavar="G", help="drawn beside J; PQ is shown")
+    add("--ground-truth-root", type=Path, metavar="GR", help="folder of its PNGs")
+    add("--categories", type=Path, metavar="JSON", help="of the classes; default: J, then G")
+    add("--no-text", dest="text", action="store_false", help="no names on the segments")
+    add("--alpha", type=float, default=0.6, metavar="A", help="of the colours, 0 to 1 (0.6)")
+    add("--limit", type=int, metavar="N", help="only the first N annotations")
+    add("--num-procs", type=int, metavar="N", help="default: one per CPU, at most 16")
+    add("--gallery", action="store_true", help="write DIR/index.html, a page of all pictures")
+    parser.set_defaults(run=saved)
 
 
 @command_line
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv``, the process's own where it is None."""
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=ArgumentParser)
-    command = commands.add_parser(
-        "relations", help="what pixels look at", description=relations.__doc__
-    )
-    pixel_help = "of the image file, from 0,0 at its top left"
-    command.add_argument("--pixel", nargs="+", required=True, metavar="X,Y", help=pixel_help)
-    command.set_defaults(run=relations)
-    # Every command has a function of its arguments that yields the files it writes.
-    for command in commands.choices.values():
-        add_shared_arguments(command)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = ArgumentParser(description=__doc__, formatter_class=raw)
+    add_saved(parser)
+    commands = parser.add_subparsers(dest="command", parser_class=ArgumentParser)
+    text = "what pixels look at"
+    add_relations(commands.add_parser("relations", help=text, description=relations.__doc__))
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
-    for path in args.run(args):
-        print(path, flush=True)
+    if args.command and argv[0] != args.command:
+        raise InputError(f"{argv[0]}: before {args.command}, expected {args.command} first")
+    status = 0
+    for result in args.run(args):
+        if isinstance(result, InputError):
+            print(f"error: {result}", file=sys.stderr, flush=True)
+            status = BAD_INPUT
+        else:
+            print(result, flush=True)
+    return status
 
 
 if __name__ == "__main__":

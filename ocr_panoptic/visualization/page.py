@@ -20,6 +20,7 @@ __all__ = ["Bar", "Chart", "Panel", "draw_heat", "draw_page"]
 # A title has room above a picture that is narrower.
 _MIN_COLUMN = 260
 _CHART_WIDTH, _ROW, _BAR = 460, 28, 16
+_LEGEND_ROW, _SWATCH = 24, 14
 _MARGIN, _GAP, _HEADER, _TITLE, _FOOTER = 28, 24, 76, 28, 30
 _WHITE, _TEXT, _FAINT, _TRACK = (255, 255, 255), (28, 30, 34), (104, 110, 118), (238, 240, 243)
 
@@ -69,7 +70,11 @@ def draw_heat(image: np.ndarray, weights: np.ndarray, largest: float) -> np.ndar
 
 
 def draw_page(
-    heading: str, subheading: str, panels: Sequence[Panel], chart: Chart | None = None
+    heading: str,
+    subheading: str,
+    panels: Sequence[Panel],
+    chart: Chart | None = None,
+    legend: Sequence[tuple[str, Color]] = (),
 ) -> np.ndarray:
     """Put panels of one size side by side below a heading, and a chart to their right.
 
@@ -78,6 +83,7 @@ def draw_page(
         subheading: a smaller line below.
         panels: at least one.
         chart: None for none.
+        legend: names and colours of classes, for a list below the panels.
 
     Returns:
         (H, W, 3) uint8, RGB. The same input gives the same bytes.
@@ -91,7 +97,10 @@ def draw_page(
     if chart is not None:
         inner += _GAP + _CHART_WIDTH
         content = max(content, _ROW * len(chart.bars))
+    places, legend_height = _place_legend([name for name, _ in legend], inner)
     top = _HEADER + _TITLE
+    legend_top = top + content + 16
+    content += legend_height
     page = Image.new("RGB", (inner + 2 * _MARGIN, top + content + _MARGIN), _WHITE)
     draw = ImageDraw.Draw(page)
     for text, baseline, color, font in (
@@ -109,7 +118,28 @@ def draw_page(
     if chart is not None:
         draw.text((left, top - 9), chart.title, _TEXT, _font(16), anchor="ls")
         _draw_bars(draw, chart.bars, (left, top))
+    for (name, x, y), (_, color) in zip(places, legend, strict=True):
+        middle = legend_top + y + _LEGEND_ROW // 2
+        swatch = (_MARGIN + x, middle - _SWATCH // 2)
+        box = (*swatch, swatch[0] + _SWATCH, swatch[1] + _SWATCH)
+        draw.rectangle(box, color, tuple(round(0.7 * channel) for channel in color))
+        draw.text((box[2] + 8, middle), name, _TEXT, _font(14), anchor="lm")
     return np.array(page)
+
+
+def _place_legend(names: Sequence[str], width: int) -> tuple[list[tuple[str, int, int]], int]:
+    """Place a legend's names in rows: name, x and y of each, and the height of all."""
+    font = _font(14)
+    places, x, y = [], 0, 0
+    for name in names:
+        name = _shortened(name, font, width - _SWATCH - 8)
+        entry = _SWATCH + 8 + math.ceil(font.getlength(name))
+        if x and x + entry > width:
+            x, y = 0, y + _LEGEND_ROW
+        places.append((name, x, y))
+        x += entry + 22
+    # The space above it comes on top.
+    return places, 16 + y + _LEGEND_ROW if places else 0
 
 
 def _draw_scale(

@@ -12,9 +12,8 @@ import matplotlib.style
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.utils.colormap import colormap
-from panopticapi.utils import rgb2id
-from PIL import Image, UnidentifiedImageError
 
+from ocr_panoptic.data.panoptic_json import read_panoptic_png
 from ocr_panoptic.errors import InputError
 
 from .labels import Color, LabelVisualizer
@@ -37,6 +36,7 @@ def draw_panoptic(
     alpha: float = 0.6,
     scale: float = 1.0,
     text: bool = True,
+    stripe_crowds: bool = False,
 ) -> np.ndarray:
     """Draw a panoptic segmentation over its image.
 
@@ -58,6 +58,8 @@ def draw_panoptic(
         alpha: Weight of the class colour against the image, in [0, 1].
         scale: Size of the picture relative to the image.
         text: Whether to write class names (and scores, in percent) on the segments.
+        stripe_crowds: Whether to draw segments that are a crowd in stripes, between which the
+            image is seen; their labels say "(crowd)" in any case.
 
     Returns:
         (round(H * scale), round(W * scale), 3) uint8, RGB.
@@ -94,6 +96,10 @@ def draw_panoptic(
     blend = (1 - alpha) * image.astype(np.float32) + alpha * palette[index_map]
     labelled = index_map > 0
     picture[labelled] = np.rint(blend[labelled]).astype(np.uint8)
+    if stripe_crowds:
+        crowds = [i for i, segment in enumerate(segments, start=1) if segment.get("iscrowd")]
+        seen = np.isin(index_map, crowds) & ~_diagonal_stripes((height, width))
+        picture[seen] = image[seen]
     _draw_outlines(picture, index_map, segments, colors)
     if not text:
         return picture
@@ -147,18 +153,7 @@ def from_ground_truth(
     Raises:
         InputError: If the PNG cannot be read or is not RGB, or ``segments_info`` lacks a field.
     """
-    try:
-        with Image.open(panoptic_png_path) as png:
-            mode, pixels = png.mode, np.asarray(png)
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(
-            f"{os.fspath(panoptic_png_path)}: cannot be read as a panoptic PNG ({error})"
-        ) from error
-    if mode not in ("RGB", "RGBA"):
-        raise InputError(
-            f"{os.fspath(panoptic_png_path)}: image mode {mode}, expected 8-bit RGB, "
-            "where a segment id is R + 256 G + 65536 B"
-        )
+    panoptic_map = read_panoptic_png(panoptic_png_path)
     things = metadata.get("thing_dataset_id_to_contiguous_id", {})
     stuff = metadata.get("stuff_dataset_id_to_contiguous_id", {})
     segments = []
@@ -180,7 +175,7 @@ def from_ground_truth(
             f"annotation of {os.fspath(panoptic_png_path)}: no field {error}, expected "
             "segments_info with id and category_id"
         ) from error
-    return rgb2id(np.ascontiguousarray(pixels[..., :3])).astype(np.int32), segments
+    return panoptic_map, segments
 
 
 def _category(segment: Mapping[str, Any], metadata: Metadata) -> tuple[int, bool]:
@@ -250,15 +245,18 @@ def _resized_index_map(
     panoptic_map: np.ndarray, ids: Sequence[int], size: tuple[int, int]
 ) -> np.ndarray:
     """Turn segment ids into 1 + their index in ``ids`` (0: void), at ``size`` (height, width)."""
-    masks = [~np.isin(panoptic_map, ids), *(panoptic_map == segment_id for segment_id in ids)]
     if panoptic_map.shape == size:
-        return np.sum([i * mask for i, mask in enumerate(masks)], axis=0, dtype=np.int32)
+        index_map = np.zeros(size, dtype=np.int32)
+        for index, segment_id in enumerate(ids, start=1):
+            index_map[panoptic_map == segment_id] = index
+        return index_map
     # Each mask is resized alone: smooth outlines, and no pixel of a class that is not there.
     enlarged = size[0] >= panoptic_map.shape[0]
     interpolation = cv2.INTER_LINEAR if enlarged else cv2.INTER_AREA
     best = np.full(size, -1, dtype=np.float32)
     index_map = np.zeros(size, dtype=np.int32)
-    for index, mask in enumerate(masks):
+    for index in range(len(ids) + 1):
+        mask = panoptic_map == ids[index - 1] if index else ~np.isin(panoptic_map, ids)
         cover = mask.astype(np.float32)
         if enlarged and mask.sum() < _MIN_ROUNDED_AREA:
             # Rounding would wear a few pixels away: they are enlarged as they are and come first.
@@ -281,6 +279,12 @@ def _draw_void(image: np.ndarray) -> np.ndarray:
     diagonal = np.add.outer(np.arange(height), np.arange(width)) % period
     grey[diagonal < max(1, period // 4)] += 42
     return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _diagonal_stripes(size: tuple[int, int]) -> np.ndarray:
+    """Return (H, W) bool: stripes that fall to the right, as void's hatching does not."""
+    period = max(8, round(min(size) / 32))
+    return np.subtract.outer(np.arange(size[0]), np.arange(size[1])) % period < period // 2
 
 
 def _draw_outlines(

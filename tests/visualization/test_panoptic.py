@@ -247,7 +247,7 @@ def test_from_ground_truth_refuses_other_files(tmp_path, metadata):
         from_ground_truth(text, annotation, metadata)
     grey = tmp_path / "grey.png"
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(grey)
-    with pytest.raises(InputError, match=r"grey\.png: image mode L, expected 8-bit RGB"):
+    with pytest.raises(InputError, match=r"grey\.png: 8-bit greyscale PNG; expected 8-bit RGB"):
         from_ground_truth(grey, annotation, metadata)
     rgb = tmp_path / "rgb.png"
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(rgb)
