@@ -2,13 +2,17 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.complete
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test soak lint lock clean
 
 demo: $(STAMP)
 	$(PYTHON) tools/demo.py --output output/demo
 
 test: $(STAMP)
 	$(PYTHON) -m pytest -n 2
+
+# Minutes of kills and fuzzing, beyond what the tests do.
+soak: $(STAMP)
+	$(PYTHON) -m pytest -n 2 -m soak
 
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .

@@ -324,30 +324,50 @@ def test_an_image_too_large_for_the_gpu_is_skipped(photos, model, tmp_path, monk
     assert journal_names(tmp_path) == ["a.png", "sub/a.png"]
 
 
-@pytest.mark.slow
-def test_a_real_kill_loses_nothing(photos, tmp_path):
+def kill_and_go_on(photos, tmp_path, *, copies, kills):
+    """Kill a run, go on with it as often as ``kills`` is long, then let it finish.
+
+    Each number says how many images more are done before a kill.
+    """
     images = tmp_path / "images"
-    for copy in range(6):
-        shutil.copytree(photos, images / str(copy))
+    for copy in range(copies):
+        shutil.copytree(photos, images / f"{copy:02d}")
     run(images, tmp_path / "whole", pictures=False)
     argv = [sys.executable, "tools/predict.py", "--config-file", str(TINY["ocr"])]
     argv += ["--input", str(images), "--output", str(tmp_path / "out"), "--no-pictures"]
     argv += ["--opts", *map(str, [*SMALL, *FOUND])]
-    journal = tmp_path / "out/journal.jsonl"
     # As many threads as in this process: their number decides the last bits of scores.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(argv, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        # A line for the run, and one for each of three images.
-        if journal.exists() and journal.read_bytes().count(b"\n") >= 4:
-            process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.001)
-    assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "out/panoptic.json").exists()
+    journal = tmp_path / "out/journal.jsonl"
+
+    def lines():
+        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+    for more in kills:
+        # The first line is about the run.
+        goal = max(1, lines()) + more
+        process = subprocess.Popen(argv, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            if lines() >= goal:
+                process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.001)
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "out/panoptic.json").exists()
     done = subprocess.run(
         argv, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert journal_names(tmp_path / "out") == journal_names(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_real_kill_loses_nothing(photos, tmp_path):
+    kill_and_go_on(photos, tmp_path, copies=6, kills=[3])
+
+
+@pytest.mark.soak
+def test_ten_real_kills_lose_nothing(photos, tmp_path):
+    kills = np.random.default_rng(0).integers(0, 6, 10).tolist()
+    kill_and_go_on(photos, tmp_path, copies=40, kills=kills)

@@ -302,7 +302,7 @@ def test_mutated_data(main, tmp_path, capsys):
     assert answers.count("clean") >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_much_mutated_data(main, tmp_path, capsys):
     answers = check_mutated(main, tmp_path, capsys, range(1000, 1200))
     assert answers.count("problems") >= 100
