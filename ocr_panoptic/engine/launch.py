@@ -48,7 +48,7 @@ def launch_run(args: argparse.Namespace) -> None:
     changes = check_config(cfg, train=not args.eval_only, processes=processes)
     try:
         launch(
-            run,
+            _run_and_leave,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
@@ -85,8 +85,17 @@ def _check_arguments(args: argparse.Namespace) -> None:
         )
 
 
+def _run_and_leave(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> None:
+    run(cfg, args, changes)
+    if comm.get_world_size() > 1:
+        # Nobody leaves while another still talks to it; and the threads of a group that is not
+        # destroyed may abort the process at its end.
+        comm.synchronize()
+        torch.distributed.destroy_process_group()
+
+
 def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
-    """Train or evaluate in this process; Detectron2's launcher calls it in each.
+    """Train or evaluate in this process, one of those that Detectron2's launcher starts.
 
     Args:
         cfg: checked.
