@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from ocr_panoptic.data.images import MODES_OF_8_BITS, ON_ITS_SIDE, exif_orientation
 from ocr_panoptic.data.panoptic_json import panoptic_ids
 from ocr_panoptic.data.png import PngError, decode_png
 from ocr_panoptic.data.problems import Problem, shown
@@ -24,11 +25,6 @@ __all__ = ["UNKNOWN_LABEL", "FileCheck", "FileChecker", "ImageFiles", "SegmentEn
 UNKNOWN_LABEL = -1
 """Semantic label of a segment whose category is not known."""
 
-# Pillow's conversion to RGB keeps what these show; greater depths are clipped.
-_MODES_OF_8_BITS = frozenset(
-    ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
-)
-_ON_ITS_SIDE = (5, 6, 7, 8)
 # A photo in place of a panoptic PNG has some hundred thousand ids.
 _MAX_UNKNOWN_IDS = 100
 _IGNORED, _NUM_LABELS = 255, 256
@@ -218,7 +214,7 @@ def _check_image(file: _File, files: ImageFiles, deep: bool) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         file.tell("broken-image", image_id, f"broken image ({reason})", "a whole file")
         return
-    if mode not in _MODES_OF_8_BITS:
+    if mode not in MODES_OF_8_BITS:
         found = f"image of Pillow's mode {mode}"
         file.tell("image-mode", image_id, found, "8 bits a channel, as grey or RGB", mode)
     _check_image_size(file, files, size, orientation)
@@ -229,16 +225,13 @@ def _orientation(image: Image.Image, deep: bool) -> int | None:
     # Pillow decodes a whole PNG to look behind its pixels.
     if image.format == "PNG" and not deep and "exif" not in image.info:
         return None
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:
-        return None
+    return exif_orientation(image)
 
 
 def _check_image_size(
     file: _File, files: ImageFiles, stored: tuple[int, int], orientation: int | None
 ) -> None:
-    turned = stored[::-1] if orientation in _ON_ITS_SIDE else stored
+    turned = stored[::-1] if orientation in ON_ITS_SIDE else stored
     if files.size is not None and turned != files.size:
         expected = f"{_by(files.size)}, as image id {shown(files.image_id)} has in the json"
         if stored == files.size:

@@ -9,11 +9,16 @@ from PIL import ExifTags, Image
 
 from ocr_panoptic.errors import InputError
 
-__all__ = ["check_image", "check_image_mode"]
+__all__ = ["MODES_OF_8_BITS", "ON_ITS_SIDE", "check_image", "check_image_mode", "exif_orientation"]
 
 # Pillow's conversion to RGB keeps what these show; it clips greater depths to white.
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
-_ON_ITS_SIDE = (5, 6, 7, 8)
+MODES_OF_8_BITS = frozenset(
+    ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+)
+"""Pillow's modes of 8 bits per channel at most."""
+
+ON_ITS_SIDE = (5, 6, 7, 8)
+"""EXIF orientations that exchange height and width."""
 
 
 def check_image(path: str | Path, width: int, height: int) -> None:
@@ -32,7 +37,7 @@ def check_image(path: str | Path, width: int, height: int) -> None:
     """
     mode, size, orientation = _header(path)
     _require_8_bits(path, mode)
-    turned = orientation in _ON_ITS_SIDE
+    turned = orientation in ON_ITS_SIDE
     displayed = size[::-1] if turned else size
     if displayed != (width, height):
         exif = f", turned as its EXIF orientation {orientation} says" if turned else ""
@@ -52,7 +57,7 @@ def check_image_mode(path: str | Path) -> None:
 
 
 def _require_8_bits(path: str | Path, mode: str) -> None:
-    if mode not in _MODES:
+    if mode not in MODES_OF_8_BITS:
         raise InputError(
             f"{path}: image of Pillow's mode {mode}; expected 8 bits per channel, as greyscale,"
             " palette, RGB, RGBA or CMYK (convert it: its values would be clipped)"
@@ -63,7 +68,7 @@ def _header(path: str | Path) -> tuple[str, tuple[int, int], int | None]:
     """Return (mode, (width, height) as stored, EXIF orientation)."""
     try:
         with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
-            return image.mode, image.size, _orientation(image)
+            return image.mode, image.size, exif_orientation(image)
     # A broken file can raise nearly anything from within Pillow's parser.
     except Exception as error:
         if isinstance(error, FileNotFoundError):
@@ -72,9 +77,11 @@ def _header(path: str | Path) -> tuple[str, tuple[int, int], int | None]:
         raise InputError(f"{path}: no image ({reason}); expected the image") from error
 
 
-def _orientation(image: Image.Image) -> int | None:
+def exif_orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation by which Detectron2 turns an image, None for none."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    # Detectron2 takes an image whose EXIF is broken as it is stored.
+    # As in Detectron2, an image whose EXIF is broken is taken as it is stored; Pillow's parser can
+    # raise nearly anything.
     except Exception:
         return None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from panopticapi.evaluation import pq_compute_single_core
 from torch import Tensor, nn
 
-from ocr_panoptic.data.panoptic_json import load_json, write_panoptic_png
+from ocr_panoptic.data.panoptic_json import load_json, read_panoptic_png
+from ocr_panoptic.evaluation.panoptic_quality import (
+    TruthSegment,
+    average,
+    count_image,
+    overlaps,
+    sum_counts,
+)
+from ocr_panoptic.evaluation.results import panoptic_annotation
 
 from .capture import predict_with_regions
 from .panoptic import draw_panoptic, from_ground_truth, legend
@@ -135,30 +138,16 @@ def _quality(
     categories: list[dict],
     metadata: Metadata,
 ) -> float | None:
-    """Return PQ of one image in percent, counted by panopticapi; None where nothing counts."""
-    to_dataset = {
-        True: {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()},
-        False: {v: k for k, v in metadata.stuff_dataset_id_to_contiguous_id.items()},
-    }
-    prediction = {
-        "file_name": annotation["file_name"],
-        "image_id": annotation["image_id"],
-        "segments_info": [
-            {
-                "id": segment["id"],
-                "category_id": to_dataset[segment["isthing"]][segment["category_id"]],
-            }
-            for segment in segments
-        ],
-    }
-    by_id = {category["id"]: category for category in categories}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        write_panoptic_png(Path(folder) / annotation["file_name"], panoptic_map)
-        stat = pq_compute_single_core(
-            0, [(annotation, prediction)], metadata.panoptic_root, folder, by_id
-        )
-    overall, _ = stat.pq_average(by_id, isthing=None)
-    return None if math.isnan(overall["pq"]) or not overall["n"] else 100 * float(overall["pq"])
+    """Return PQ of one image in percent; None where nothing counts."""
+    name = annotation["file_name"]
+    segment_ids, prediction = panoptic_annotation(
+        panoptic_map, segments, metadata, annotation["image_id"], name
+    )
+    truth = [
+        TruthSegment(row["id"], row["category_id"], row["iscrowd"], row["area"])
+        for row in annotation["segments_info"]
+    ]
+    pixels = overlaps(read_panoptic_png(Path(metadata.panoptic_root) / name), segment_ids)
+    total = sum_counts([count_image(pixels, truth, prediction["segments_info"])])
+    overall = average(total, {category["id"]: category for category in categories})["All"]
+    return 100 * float(overall["pq"]) if overall["n"] else None
