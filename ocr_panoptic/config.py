@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 
-__all__ = ["add_ocr_panoptic_config"]
+__all__ = ["add_context_keys", "add_ocr_panoptic_config"]
 
 
 def add_ocr_panoptic_config(cfg: CfgNode) -> None:
@@ -43,25 +43,27 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # evaluate weights that others trained.
     ocr.MASK_PADDING = True
 
+    # Context layer in front of a block of the ResNet, or none.
+    # MODEL.BACKBONE.NAME build_context_resnet_fpn_backbone reads it.
     cfg.MODEL.RESNETS.CONTEXT = context = CfgNode()
-    # Context layer in front of a block of the ResNet: "isa", "non_local", "self_attention", or ""
-    # for none. MODEL.BACKBONE.NAME build_context_resnet_fpn_backbone reads it.
-    context.NAME = ""
+    add_context_keys(context)
     # Stage of that block.
     context.STAGE = "res4"
     # Index of that block in its stage; negative ones count from the last.
     context.BLOCK = -1
-    # Norm of the layer's transforms and of the one, zero at the start, in front of the sum.
-    # MODEL.RESNETS.NORM, which may be frozen, is the ResNet's own.
-    context.NORM = "SyncBN"
-    # isa: stride of the global stage's groups and size of the local stage's windows, P_h and P_w.
-    context.PARTITIONS = (8, 8)
-    # isa: its stages in order, one or both of "global" and "local".
-    context.ORDER = ("global", "local")
-    # non_local: take the maxima of 2x2 keys and values.
-    context.SUBSAMPLE = True
-    # Keep padding out of the attention.
-    context.MASK_PADDING = True
+
+    # Context layer between the fused FPN map and the classifier.
+    # MODEL.SEM_SEG_HEAD.NAME ContextSemSegFPNHead reads it.
+    cfg.MODEL.SEM_SEG_HEAD.CONTEXT = context = CfgNode()
+    add_context_keys(context)
+    # Channels of the pixels that enter the layer, and of its result.
+    context.CHANNELS = 512
+    # Pixels of the image per cell of the map that enters it, along each axis: COMMON_STRIDE, or
+    # that times a power of 2.
+    context.STRIDE = 4
+    # Where the layer needs regions, this part of MODEL.SEM_SEG_HEAD.LOSS_WEIGHT (0.5) weighs the
+    # loss on the original prediction, and the rest that on the refined one.
+    context.REGION_LOSS_WEIGHT = 0.25
 
     cfg.TEST.PANOPTIC = panoptic = CfgNode()
     # What counts PQ: "in_process", while predictions come, or from PNGs "hotcoco" or "panopticapi".
@@ -72,3 +74,42 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Processes that count from PNGs (threads of hotcoco's); 0 for one per CPU, at most 16.
     # --num-procs sets it.
     panoptic.NUM_PROCS = 0
+
+
+def add_context_keys(node: CfgNode) -> None:
+    """Add the keys that the schemes of CONTEXT_REGISTRY read; each reads those that it needs.
+
+    Args:
+        node: changed in place.
+    """
+    # Name of the scheme, "" for none.
+    node.NAME = ""
+    # Norm of the layer's convolutions; in a backbone also of the one, zero at the start, in front
+    # of the sum. MODEL.RESNETS.NORM, which may be frozen, is the ResNet's own.
+    node.NORM = "SyncBN"
+    # Keep padding out of the attention.
+    node.MASK_PADDING = True
+    # Channels of query and key; 0 for half of the input's.
+    node.KEY_CHANNELS = 0
+    # Probability of dropping a channel of the result in training, where a scheme fuses pixels and
+    # context.
+    node.DROPOUT = 0.05
+    # isa: stride of the global stage's groups and size of the local stage's windows, P_h and P_w.
+    node.PARTITIONS = (8, 8)
+    # isa: its stages in order, one or both of "global" and "local".
+    node.ORDER = ("global", "local")
+    # non_local: take the maxima of 2x2 keys and values.
+    node.SUBSAMPLE = True
+    # ppm and pyramid_oc: parts along each axis, of each scale.
+    node.BINS = (1, 2, 3, 6)
+    # aspp and asp_oc: rates of the dilated convolutions.
+    node.RATES = (12, 24, 36)
+    # double_attention: number of regions.
+    node.NUM_REGIONS = 64
+    # criss_cross: how often it is applied, with the same weights.
+    node.RECURRENCE = 2
+    # cgnl: groups of channels.
+    node.GROUPS = 8
+    # seg_transformer: layers, and heads of each attention.
+    node.LAYERS = 1
+    node.HEADS = 8

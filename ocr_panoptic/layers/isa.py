@@ -15,6 +15,7 @@ from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from .attention import TILE, attention, check_padding_mask, fold_norm, relation
+from .context_layer import ContextLayer
 from .partition import (
     crop,
     deinterlace,
@@ -51,7 +52,7 @@ class Relations(NamedTuple):
     dense: Tensor
 
 
-class InterlacedSparseSelfAttention(nn.Module):
+class InterlacedSparseSelfAttention(ContextLayer):
     """Self-attention among positions P apart, then in windows of P x P: together, everywhere.
 
     Each stage is a :class:`~.self_attention.SelfAttention` with weights of its own, applied to
@@ -102,6 +103,7 @@ class InterlacedSparseSelfAttention(nn.Module):
         self.partitions = tuple(partitions)
         if len(self.partitions) != 2 or not all(type(p) is int and p > 0 for p in self.partitions):
             raise ValueError(f"partitions are {self.partitions}, expected two integers from 1")
+        self.out_channels = out_channels or in_channels
         self.stages = tuple(stages)
         self.mask_padding = mask_padding
         # Named by stage, so that weights of the orders differ in nothing but the order.
@@ -114,11 +116,18 @@ class InterlacedSparseSelfAttention(nn.Module):
             }
         )
 
-    def forward(self, feats: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        feats: Tensor,
+        *,
+        region_logits: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """Compute the context z^l of every position (eq. 5, 6).
 
         Args:
             feats: (N, C, H, W), of any size from 1x1.
+            region_logits: not used.
             padding_mask: (N, H, W) bool, True where a position is padding.
 
         Returns:

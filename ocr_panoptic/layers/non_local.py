@@ -10,14 +10,15 @@ import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import attention, check_padding_mask, relation, to_map, to_rows
+from .context_layer import ContextLayer
 
 __all__ = ["NonLocal"]
 
 
-class NonLocal(nn.Module):
+class NonLocal(ContextLayer):
     """Every position looks at every position, or at the maxima of 2x2 of them.
 
     The paper's theta is ``query``, phi ``key``, g ``value``, W_z of eq. 6 ``output``; its residual
@@ -46,19 +47,27 @@ class NonLocal(nn.Module):
         """
         super().__init__()
         key_channels = key_channels or max(1, in_channels // 2)
+        self.out_channels = out_channels or in_channels
         self.subsample = subsample
         self.query = Conv2d(in_channels, key_channels, kernel_size=1)
         self.key = Conv2d(in_channels, key_channels, kernel_size=1, bias=False)
         self.value = Conv2d(in_channels, key_channels, kernel_size=1, bias=False)
-        self.output = Conv2d(key_channels, out_channels or in_channels, kernel_size=1, bias=False)
+        self.output = Conv2d(key_channels, self.out_channels, kernel_size=1, bias=False)
         for conv in (self.query, self.key, self.value, self.output):
             weight_init.c2_xavier_fill(conv)
 
-    def forward(self, feats: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        feats: Tensor,
+        *,
+        region_logits: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """Compute the context of every position: W_z y of eq. 6.
 
         Args:
             feats: (N, C, H, W).
+            region_logits: not used.
             padding_mask: (N, H, W) bool, True where a position is padding: nobody looks at it.
 
         Returns:

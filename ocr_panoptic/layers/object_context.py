@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from .attention import pointwise_transform
+from .context_layer import ContextLayer
 
 __all__ = ["BaseOC"]
 
 
-class BaseOC(nn.Module):
+class BaseOC(ContextLayer):
     """Concatenate the input with its context and fuse both (Base-OC, Fig. 5 b).
 
     The 3x3 convolution that reduces the backbone's channels comes before it.
@@ -43,15 +44,23 @@ class BaseOC(nn.Module):
             norm: name of the fusion's norm.
         """
         super().__init__()
+        self.out_channels = out_channels
         self.context = context
         self.fuse = pointwise_transform(in_channels + context_channels, out_channels, norm)
         self.dropout = nn.Dropout2d(dropout)
 
-    def forward(self, feats: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        feats: Tensor,
+        *,
+        region_logits: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W).
 
         Args:
             feats: (N, C, H, W).
+            region_logits: not used.
             padding_mask: (N, H, W) bool, True where a position is padding.
         """
         context = self.context(feats, padding_mask=padding_mask)

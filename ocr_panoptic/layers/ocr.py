@@ -21,6 +21,7 @@ from .attention import (
     to_map,
     to_rows,
 )
+from .context_layer import ContextLayer
 
 __all__ = ["OCRModule", "region_representations", "soft_object_regions"]
 
@@ -59,7 +60,7 @@ def region_representations(feats: Tensor, regions: Tensor) -> Tensor:
     return torch.bmm(regions.flatten(2), to_rows(feats))
 
 
-class OCRModule(nn.Module):
+class OCRModule(ContextLayer):
     """Augments pixels with object-contextual representations (the paper's sec. 3.2, 3.4).
 
     The paper's symbols: f_k of eq. 4 are the region representations; phi is ``query``, psi
@@ -73,6 +74,8 @@ class OCRModule(nn.Module):
     depend on the padding. GroupNorm in ``query``, ``output`` or ``fuse`` takes its statistics over
     the whole map, padding included, and so does BatchNorm in training.
     """
+
+    uses_regions = True
 
     def __init__(
         self,
@@ -102,6 +105,7 @@ class OCRModule(nn.Module):
                 the transforms of regions: normalised alone, every number becomes zero.
         """
         super().__init__()
+        self.out_channels = out_channels
         self.query = pointwise_transform(in_channels, key_channels, norm, transform_layers)
         self.key = pointwise_transform(in_channels, key_channels, norm, transform_layers)
         self.value = pointwise_transform(in_channels, key_channels, norm)

@@ -10,14 +10,15 @@ import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import attention, check_padding_mask, pointwise_transform, relation, to_map, to_rows
+from .context_layer import ContextLayer
 
 __all__ = ["SelfAttention"]
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(ContextLayer):
     """Every position looks at every position: Z = rho(softmax(theta phi^T / sqrt(d)) delta).
 
     The paper's theta is ``query``, phi ``key``, delta ``value``, rho ``output``. theta and phi are
@@ -49,7 +50,7 @@ class SelfAttention(nn.Module):
             transform_layers: 1x1-norm-ReLU of query and key.
         """
         super().__init__()
-        out_channels = out_channels or in_channels
+        self.out_channels = out_channels = out_channels or in_channels
         key_channels = key_channels or max(1, in_channels // 2)
         value_channels = value_channels or key_channels
         self.query = pointwise_transform(in_channels, key_channels, norm, transform_layers)
@@ -67,11 +68,18 @@ class SelfAttention(nn.Module):
         weight_init.c2_xavier_fill(self.value)
         weight_init.c2_xavier_fill(self.output)
 
-    def forward(self, feats: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        feats: Tensor,
+        *,
+        region_logits: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """Compute the context of every position.
 
         Args:
             feats: (N, C, H, W).
+            region_logits: not used.
             padding_mask: (N, H, W) bool, True where a position is padding: nobody looks at it.
 
         Returns:

@@ -246,7 +246,11 @@ def test_the_norm_is_its_own_not_the_backbones():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("NAME", "ISA2"), "CONTEXT.NAME: 'ISA2', expected isa or non_local or self_attention"),
+        (("NAME", "ISA2"), "CONTEXT.NAME: 'ISA2', expected one of "),
+        (
+            ("NAME", "ocr"),
+            "CONTEXT.NAME: 'ocr' needs regions of classes, expected a scheme without",
+        ),
         (("STAGE", "res6"), "CONTEXT.STAGE: 'res6', expected res2 or res3 or res4 or res5"),
         (("BLOCK", 6), "CONTEXT.BLOCK: 6 of res4, expected -6 to 5"),
         (("BLOCK", -7), "CONTEXT.BLOCK: -7 of res4, expected -6 to 5"),
