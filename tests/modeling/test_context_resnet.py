@@ -15,7 +15,7 @@ from ocr_panoptic.engine.checkpoint import Checkpointer
 from ocr_panoptic.engine.setup import load_config
 from ocr_panoptic.errors import InputError
 from ocr_panoptic.modeling.backbone import ResidualContext
-from ocr_panoptic.modeling.meta_arch.padding import padding_scope, record_image_sizes
+from ocr_panoptic.modeling.meta_arch.batch import batch_scope, record_images
 
 from ..models import CONFIGS, small_model
 
@@ -287,8 +287,8 @@ def test_the_context_knows_the_padding():
     images = _image_list([(64, 96), (33, 50)], (64, 96))
     for mask_padding in (True, False):
         block.mask_padding = mask_padding
-        with padding_scope():
-            record_image_sizes(images)
+        with batch_scope():
+            record_images(images)
             backbone(images.tensor)
     mask, nothing = seen
     assert nothing is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ocr_panoptic.modeling.merging import combine_semantic_and_instance_outputs
-from ocr_panoptic.modeling.meta_arch.padding import padding_scope
+from ocr_panoptic.modeling.meta_arch.batch import batch_scope
 
 from ..models import small_model
 
@@ -166,7 +166,7 @@ def test_the_model_merges_by_it():
         {"image": images[0].float(), "height": 61, "width": 73},
         {"image": images[1, :, :64].float()},
     ]
-    with torch.no_grad(), padding_scope():
+    with torch.no_grad(), batch_scope():
         results = model(batch)
         # Everything of Detectron2's but the merge is Detectron2's.
         theirs = panoptic_fpn.PanopticFPN.inference(model, batch)

@@ -1,53 +1,21 @@
 """Which positions of a batch are padding: told once by the meta-architecture, asked by anyone.
 
-Detectron2 pads the images of a batch to one size and hands neither heads nor backbones the sizes
-before padding. The meta-architectures of this project record them while they run, and any module
-inside asks :func:`padding_mask` for a feature map of its own.
+Detectron2 pads the images of a batch to one size. Any module inside a meta-architecture of this
+project asks :func:`padding_mask` for a feature map of its own.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 
 import torch
-from detectron2.structures import ImageList
 from torch import Tensor
 
-__all__ = ["padding_mask", "padding_scope", "record_image_sizes"]
+from .batch import image_list
+
+__all__ = ["padding_mask"]
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Batch:
-    """The sizes of the batch that a meta-architecture is working on, once it is known."""
-
-    images: ImageList | None = None
-
-
-# A context variable: threads that run replicas of a model do not see each other's batch.
-_batch: ContextVar[_Batch | None] = ContextVar("batch whose image sizes are known", default=None)
-
-
-@contextmanager
-def padding_scope() -> Iterator[None]:
-    """Open a scope for one batch; sizes recorded inside are forgotten at its end."""
-    token = _batch.set(_Batch())
-    try:
-        yield
-    finally:
-        _batch.reset(token)
-
-
-def record_image_sizes(images: ImageList) -> None:
-    """Make the sizes of ``images`` known inside the open scope; outside of one, do nothing."""
-    batch = _batch.get()
-    if batch is not None:
-        batch.images = images
 
 
 def padding_mask(feats: Tensor) -> Tensor | None:
@@ -61,12 +29,12 @@ def padding_mask(feats: Tensor) -> Tensor | None:
         image is padded, and under a meta-architecture that does not tell the sizes, which is
         warned about once.
     """
-    batch = _batch.get()
-    if batch is None or batch.images is None:
+    images = image_list()
+    if images is None:
         _warn_once()
         return None
-    sizes = batch.images.image_sizes
-    height, width = batch.images.tensor.shape[-2:]
+    sizes = images.image_sizes
+    height, width = images.tensor.shape[-2:]
     # Under tracing sizes are tensors: then there is always a mask, so that the trace is general.
     if not torch.jit.is_tracing() and all(tuple(size) == (height, width) for size in sizes):
         return None

@@ -1,4 +1,4 @@
-"""Detectron2's PanopticFPN and GeneralizedRCNN, which also tell the sizes of their images."""
+"""Detectron2's PanopticFPN and GeneralizedRCNN, which also tell about their batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from detectron2.structures import ImageList
 
 from ocr_panoptic.modeling.merging import combine_semantic_and_instance_outputs
 
-from .padding import padding_scope, record_image_sizes
+from .batch import batch_scope, record_images, record_labels
 
 __all__ = ["PaddingAwareGeneralizedRCNN", "PaddingAwarePanopticFPN"]
 
@@ -22,18 +22,18 @@ class _TellsImageSizes:
 
     def forward(self, batched_inputs: list[dict]) -> dict | list[dict]:
         """As the architecture's own, with image sizes known to the modules inside."""
-        with padding_scope():
+        with batch_scope():
             return super().forward(batched_inputs)
 
     def inference(self, *args, **kwargs) -> list:
         """As the architecture's own; also called by itself, by test-time augmentation."""
-        with padding_scope():
+        with batch_scope():
             return super().inference(*args, **kwargs)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, pad and batch as the architecture does, and record the sizes."""
         images = super().preprocess_image(batched_inputs)
-        record_image_sizes(images)
+        record_images(images)
         return images
 
 
@@ -44,6 +44,22 @@ class PaddingAwarePanopticFPN(_TellsImageSizes, PanopticFPN):
     Instances and semantic labels are merged by
     :func:`~ocr_panoptic.modeling.merging.combine_semantic_and_instance_outputs`.
     """
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalise, pad and batch, and record the sizes, and labels for a head that uses them."""
+        images = super().preprocess_image(batched_inputs)
+        labels = [inputs["sem_seg"] for inputs in batched_inputs if "sem_seg" in inputs]
+        if getattr(self.sem_seg_head, "uses_ground_truth", False) and (
+            len(labels) == len(batched_inputs)
+        ):
+            padded = ImageList.from_tensors(
+                [label.to(self.device) for label in labels],
+                self.backbone.size_divisibility,
+                self.sem_seg_head.ignore_value,
+                self.backbone.padding_constraints,
+            )
+            record_labels(padded.tensor)
+        return images
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list | tuple:
         """As Detectron2's, without segments that have no pixels."""
