@@ -42,6 +42,9 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Keep the padding of a batch out of the soft object regions. Off as in the authors' code, to
     # evaluate weights that others trained.
     ocr.MASK_PADDING = True
+    # Compute the OCR stage again in the backward pass instead of keeping what it needs: less
+    # memory, more time, the same numbers.
+    ocr.CHECKPOINT_ACTIVATIONS = False
 
     # Context layer in front of a block of the ResNet, or none.
     # MODEL.BACKBONE.NAME build_context_resnet_fpn_backbone reads it.
@@ -64,6 +67,9 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Where the layer needs regions, this part of MODEL.SEM_SEG_HEAD.LOSS_WEIGHT (0.5) weighs the
     # loss on the original prediction, and the rest that on the refined one.
     context.REGION_LOSS_WEIGHT = 0.25
+    # Compute the context stage again in the backward pass instead of keeping what it needs: less
+    # memory, more time, the same numbers.
+    context.CHECKPOINT_ACTIVATIONS = False
 
     cfg.TEST.PANOPTIC = panoptic = CfgNode()
     # What counts PQ: "in_process", while predictions come, or from PNGs "hotcoco" or "panopticapi".
@@ -110,6 +116,7 @@ def add_context_keys(node: CfgNode) -> None:
     node.RECURRENCE = 2
     # cgnl: groups of channels.
     node.GROUPS = 8
-    # seg_transformer: layers, and heads of each attention.
+    # seg_transformer: number of layers.
     node.LAYERS = 1
+    # seg_transformer: heads of each attention.
     node.HEADS = 8

@@ -48,13 +48,10 @@ def check_values(cfg: CfgNode, *, train: bool, processes: int) -> None:
     for key in _NORM_KEYS:
         _check_choice(cfg, key, _NORMS)
     for key, (least, greatest) in _RANGES.items():
-        value = _get(cfg, key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{key}: {value}, expected a number")
-        if not value >= least or (greatest is not None and value > greatest):
-            to = "or more" if greatest is None else f"to {greatest}"
-            raise InputError(f"{key}: {value}, expected {least} {to}")
-    _check_context(cfg)
+        _check_range(cfg, key, least, greatest)
+    _check_choice(cfg, "MODEL.SEM_SEG_HEAD.OCR.CHECKPOINT_ACTIVATIONS", (True, False))
+    _check_backbone_context(cfg)
+    _check_head_context(cfg)
     ocr = cfg.MODEL.SEM_SEG_HEAD.OCR
     if ocr.NORM == "GN" and (ocr.CHANNELS % 32 or ocr.KEY_CHANNELS % 32 or ocr.KEY_CHANNELS < 64):
         raise InputError(
@@ -69,34 +66,81 @@ def check_values(cfg: CfgNode, *, train: bool, processes: int) -> None:
         _check_solver(cfg, processes)
 
 
-def _check_context(cfg: CfgNode) -> None:
-    context = cfg.MODEL.RESNETS.CONTEXT
-    known = sorted(name for name, _ in CONTEXT_REGISTRY)
-    _check_choice(cfg, "MODEL.RESNETS.CONTEXT.NAME", ("", *known))
-    if not context.NAME:
+def _check_backbone_context(cfg: CfgNode) -> None:
+    key, context = "MODEL.RESNETS.CONTEXT", cfg.MODEL.RESNETS.CONTEXT
+    if not _names_a_scheme(cfg, key, "BACKBONE", "build_context_resnet_fpn_backbone"):
         return
-    if cfg.MODEL.BACKBONE.NAME != "build_context_resnet_fpn_backbone":
-        raise InputError(
-            f"MODEL.RESNETS.CONTEXT.NAME: '{context.NAME}' with MODEL.BACKBONE.NAME "
-            f"{cfg.MODEL.BACKBONE.NAME}, expected build_context_resnet_fpn_backbone"
-        )
-    _check_choice(cfg, "MODEL.RESNETS.CONTEXT.NORM", _CONTEXT_NORMS)
-    _check_choice(cfg, "MODEL.RESNETS.CONTEXT.STAGE", _STAGES)
-    for key in ("SUBSAMPLE", "MASK_PADDING"):
-        _check_choice(cfg, f"MODEL.RESNETS.CONTEXT.{key}", (True, False))
+    _check_choice(cfg, f"{key}.NORM", _CONTEXT_NORMS)
+    _check_choice(cfg, f"{key}.STAGE", _STAGES)
+    if type(context.BLOCK) is not int:
+        raise InputError(f"{key}.BLOCK: {context.BLOCK}, expected an integer")
+    _check_scheme(cfg, key)
+
+
+def _check_head_context(cfg: CfgNode) -> None:
+    key, head = "MODEL.SEM_SEG_HEAD.CONTEXT", cfg.MODEL.SEM_SEG_HEAD.NAME
+    if head == "ContextSemSegFPNHead" and not cfg.MODEL.SEM_SEG_HEAD.CONTEXT.NAME:
+        raise InputError(f"{key}.NAME: '' with {head}, expected one of {' '.join(_schemes())}")
+    if not _names_a_scheme(cfg, key, "SEM_SEG_HEAD", "ContextSemSegFPNHead"):
+        return
+    _check_choice(cfg, f"{key}.NORM", _NORMS)
+    for name in ("CHANNELS", "STRIDE"):
+        _check_range(cfg, f"{key}.{name}", 1, None, integer=True)
+    _check_range(cfg, f"{key}.REGION_LOSS_WEIGHT", 0, None)
+    _check_choice(cfg, f"{key}.CHECKPOINT_ACTIVATIONS", (True, False))
+    _check_scheme(cfg, key)
+
+
+def _schemes() -> list[str]:
+    return sorted(name for name, _ in CONTEXT_REGISTRY)
+
+
+def _names_a_scheme(cfg: CfgNode, key: str, part: str, reader: str) -> bool:
+    """Say whether a context is named, and see that it exists and that ``reader`` is there."""
+    _check_choice(cfg, f"{key}.NAME", ("", *_schemes()))
+    name, found = _get(cfg, f"{key}.NAME"), _get(cfg, f"MODEL.{part}.NAME")
+    if name and found != reader:
+        raise InputError(f"{key}.NAME: '{name}' with MODEL.{part}.NAME {found}, expected {reader}")
+    return bool(name)
+
+
+def _check_scheme(cfg: CfgNode, key: str) -> None:
+    """Check the keys that any scheme may read."""
+    context = _get(cfg, key)
+    for name in ("SUBSAMPLE", "MASK_PADDING"):
+        _check_choice(cfg, f"{key}.{name}", (True, False))
+    _check_range(cfg, f"{key}.DROPOUT", 0, 1)
+    _check_range(cfg, f"{key}.KEY_CHANNELS", 0, None, integer=True)
+    for name in ("NUM_REGIONS", "RECURRENCE", "GROUPS", "LAYERS", "HEADS"):
+        _check_range(cfg, f"{key}.{name}", 1, None, integer=True)
+    for name in ("BINS", "RATES"):
+        numbers = context[name]
+        if not _are_integers(numbers) or not numbers or min(numbers) < 1:
+            raise InputError(f"{key}.{name}: {numbers}, expected integers from 1")
     partitions, order = context.PARTITIONS, context.ORDER
-    fits = isinstance(partitions, list | tuple) and len(partitions) == 2
-    if not fits or not all(type(p) is int and 0 < p <= _MAX_PARTITION for p in partitions):
+    fits = _are_integers(partitions) and len(partitions) == 2
+    if not fits or not all(0 < number <= _MAX_PARTITION for number in partitions):
         raise InputError(
-            f"MODEL.RESNETS.CONTEXT.PARTITIONS: {partitions}, expected two integers from 1 to "
-            f"{_MAX_PARTITION}"
+            f"{key}.PARTITIONS: {partitions}, expected two integers from 1 to {_MAX_PARTITION}"
         )
     if not isinstance(order, list | tuple) or list(order) not in _ORDERS:
-        raise InputError(
-            f"MODEL.RESNETS.CONTEXT.ORDER: {order}, expected one or both of 'global', 'local'"
-        )
-    if type(context.BLOCK) is not int:
-        raise InputError(f"MODEL.RESNETS.CONTEXT.BLOCK: {context.BLOCK}, expected an integer")
+        raise InputError(f"{key}.ORDER: {order}, expected one or both of 'global', 'local'")
+
+
+def _are_integers(numbers: object) -> bool:
+    return isinstance(numbers, list | tuple) and all(type(number) is int for number in numbers)
+
+
+def _check_range(
+    cfg: CfgNode, key: str, least: float, greatest: float | None, *, integer: bool = False
+) -> None:
+    value = _get(cfg, key)
+    kinds = int if integer else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise InputError(f"{key}: {value}, expected {'an integer' if integer else 'a number'}")
+    if not value >= least or (greatest is not None and value > greatest):
+        to = "or more" if greatest is None else f"to {greatest}"
+        raise InputError(f"{key}: {value}, expected {least} {to}")
 
 
 def _check_choice(cfg: CfgNode, key: str, choices: tuple) -> None:

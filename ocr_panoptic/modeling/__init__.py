@@ -3,10 +3,11 @@
 from .backbone import build_context_resnet_fpn_backbone
 from .context import CONTEXT_REGISTRY
 from .meta_arch import PaddingAwareGeneralizedRCNN, PaddingAwarePanopticFPN, padding_mask
-from .sem_seg import OCRSemSegFPNHead
+from .sem_seg import ContextSemSegFPNHead, OCRSemSegFPNHead
 
 __all__ = [
     "CONTEXT_REGISTRY",
+    "ContextSemSegFPNHead",
     "OCRSemSegFPNHead",
     "PaddingAwareGeneralizedRCNN",
     "PaddingAwarePanopticFPN",

@@ -28,6 +28,8 @@ SCHEDULES = {
     "2x": (180000, (120000, 160000)),
     "3x": (270000, (210000, 250000)),
 }
+# Panoptic configs whose head takes its context from the registry.
+CONTEXT_HEADS = re.compile(r"_(ppm|aspp)_|_(ocr|gt_ocr)_hard$")
 OCR_KEYS = re.compile(r"sem_seg_head\.ocr(_transform|_predictor)?\.")
 
 
@@ -83,8 +85,8 @@ def test_content_is_what_the_name_says(path):
     assert {"isa": "isa", "nl": "non_local", None: ""}[context and context[1]] == (
         cfg.MODEL.RESNETS.CONTEXT.NAME
     )
-    needs_masks = context is not None or "ocr" in path.stem
-    assert cfg.MODEL.META_ARCHITECTURE.startswith("PaddingAware") == needs_masks
+    needs_masks = context is not None or "ocr" in path.stem or CONTEXT_HEADS.search(path.stem)
+    assert cfg.MODEL.META_ARCHITECTURE.startswith("PaddingAware") == bool(needs_masks)
     is_panoptic = "Panoptic" in path.parent.name
     assert cfg.MODEL.META_ARCHITECTURE.endswith("PanopticFPN" if is_panoptic else "GeneralizedRCNN")
     check_values(cfg, train=True, processes=1)
@@ -92,14 +94,18 @@ def test_content_is_what_the_name_says(path):
 
 @pytest.mark.parametrize("path", PANOPTIC, ids=names(PANOPTIC))
 def test_losses_sum_to_half(path):
-    cfg = load_config(str(path), [])
-    assert ("ocr" in path.stem) == (cfg.MODEL.SEM_SEG_HEAD.NAME == "OCRSemSegFPNHead")
-    loss_weight = cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT
-    if "ocr" in path.stem:
+    head = load_config(str(path), []).MODEL.SEM_SEG_HEAD
+    if CONTEXT_HEADS.search(path.stem):
+        name = re.fullmatch(r"panoptic_fpn_(.+?)(_R_\d+_3x|_hard)", path.stem)[1]
+        assert ("ContextSemSegFPNHead", name) == (head.NAME, head.CONTEXT.NAME)
+        # One loss of 0.5, of which the one on the regions is a part.
+        assert (head.LOSS_WEIGHT, head.CONTEXT.REGION_LOSS_WEIGHT) == (0.5, 0.25)
+    elif "ocr" in path.stem:
+        assert head.NAME == "OCRSemSegFPNHead"
         # The paper: 0.25 on each of two losses.
-        assert (loss_weight, cfg.MODEL.SEM_SEG_HEAD.OCR.AUX_LOSS_WEIGHT) == (0.25, 0.25)
+        assert (head.LOSS_WEIGHT, head.OCR.AUX_LOSS_WEIGHT) == (0.25, 0.25)
     else:
-        assert loss_weight == 0.5
+        assert (head.NAME, head.LOSS_WEIGHT) == ("SemSegFPNHead", 0.5)
 
 
 @pytest.mark.parametrize("path", CHILDREN, ids=names(CHILDREN))
@@ -118,9 +124,11 @@ def test_the_model_zoo_table_names_no_missing_config():
 def test_builds(path):
     model = build_model(load_config(str(path), ["MODEL.DEVICE", "cpu"]))
     keys = model.state_dict()
-    assert any(OCR_KEYS.match(key) for key in keys) == ("ocr" in path.stem)
-    has_context = any(".context." in key for key in keys)
-    assert has_context == bool(re.search("_(isa|nl)_", path.stem))
+    in_head = bool(CONTEXT_HEADS.search(path.stem))
+    assert any(OCR_KEYS.match(key) for key in keys) == ("ocr" in path.stem and not in_head)
+    assert any(key.startswith("sem_seg_head.context") for key in keys) == in_head
+    in_backbone = any(re.match(r"backbone\..*\.context\.", key) for key in keys)
+    assert in_backbone == bool(re.search("_(isa|nl)_", path.stem))
 
 
 def stock_config(depth):
@@ -157,6 +165,7 @@ def test_baseline_is_detectron2s_own(name, stock_name, schedule):
 
 def without_our_keys(cfg):
     cfg.MODEL.SEM_SEG_HEAD.pop("OCR", None)
+    cfg.MODEL.SEM_SEG_HEAD.pop("CONTEXT", None)
     cfg.MODEL.RESNETS.pop("CONTEXT", None)
     cfg.DATASETS.pop("CUSTOM", None)
     cfg.DATASETS.pop("CACHE", None)

@@ -131,6 +131,43 @@ def test_bad_values_of_a_context(datasets_root, key, value, message):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("NAME", "orc", "CONTEXT.NAME: 'orc', expected one of"),
+        ("NAME", "", "CONTEXT.NAME: '' with ContextSemSegFPNHead, expected one of"),
+        ("NORM", "BM", "CONTEXT.NORM: 'BM', expected one of BN"),
+        ("CHANNELS", "0", "CONTEXT.CHANNELS: 0, expected 1 or more"),
+        ("STRIDE", "None", "CONTEXT.STRIDE: None, expected an integer"),
+        ("REGION_LOSS_WEIGHT", "-0.1", "CONTEXT.REGION_LOSS_WEIGHT: -0.1, expected 0 or more"),
+        ("CHECKPOINT_ACTIVATIONS", "None", "CHECKPOINT_ACTIVATIONS: 'None', expected one of True"),
+        ("DROPOUT", "1.5", "CONTEXT.DROPOUT: 1.5, expected 0 to 1"),
+        ("KEY_CHANNELS", "-1", "CONTEXT.KEY_CHANNELS: -1, expected 0 or more"),
+        ("KEY_CHANNELS", "None", "CONTEXT.KEY_CHANNELS: None, expected an integer"),
+        ("NUM_REGIONS", "0", "CONTEXT.NUM_REGIONS: 0, expected 1 or more"),
+        ("RECURRENCE", "0", "CONTEXT.RECURRENCE: 0, expected 1 or more"),
+        ("BINS", "()", "CONTEXT.BINS: (), expected integers from 1"),
+        ("BINS", "(1, 0)", "CONTEXT.BINS: (1, 0), expected integers from 1"),
+        ("RATES", "(1.5,)", "CONTEXT.RATES: (1.5,), expected integers from 1"),
+        ("PARTITIONS", "(8,)", "CONTEXT.PARTITIONS: (8,), expected two integers"),
+    ],
+)
+def test_bad_values_of_a_context_in_the_head(datasets_root, key, value, message):
+    overrides = [
+        *("MODEL.SEM_SEG_HEAD.NAME", "ContextSemSegFPNHead"),
+        *("MODEL.SEM_SEG_HEAD.CONTEXT.NAME", "ocr", "MODEL.SEM_SEG_HEAD.CONTEXT.NORM", "BN"),
+        *(f"MODEL.SEM_SEG_HEAD.CONTEXT.{key}", value),
+    ]
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_config(small_config("ocr", [*TEST_SETS, *overrides]), train=True)
+
+
+def test_a_head_that_reads_no_context(datasets_root):
+    overrides = ["MODEL.SEM_SEG_HEAD.CONTEXT.NAME", "isa"]
+    with pytest.raises(InputError, match="OCRSemSegFPNHead, expected ContextSemSegFPNHead"):
+        check_config(small_config("ocr", [*TEST_SETS, *overrides]), train=True)
+
+
+@pytest.mark.parametrize(
     "backbone", ["build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"]
 )
 def test_a_backbone_that_reads_no_context(datasets_root, backbone):

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-
 import fvcore.nn.weight_init as weight_init
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import Tensor
 
 from ocr_panoptic.layers import OCRModule
-from ocr_panoptic.modeling.losses import semantic_cross_entropy
-from ocr_panoptic.modeling.meta_arch import padding_mask
+
+from .refining_head import RefiningSemSegFPNHead
 
 __all__ = ["OCRSemSegFPNHead"]
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class OCRSemSegFPNHead(SemSegFPNHead):
+class OCRSemSegFPNHead(RefiningSemSegFPNHead):
     """Semantic head of Panoptic-FPN + OCR.
 
     Sec. 5 of the paper: the original prediction of the semantic head gives the soft object
@@ -53,6 +49,7 @@ class OCRSemSegFPNHead(SemSegFPNHead):
         ocr_transform_layers: int = 2,
         region_loss_weight: float = 0.25,
         mask_padding: bool = True,
+        checkpoint_activations: bool = False,
         **kwargs,
     ) -> None:
         """Build the head.
@@ -69,11 +66,15 @@ class OCRSemSegFPNHead(SemSegFPNHead):
             region_loss_weight: weight of the loss on the original prediction; ``loss_weight``
                 weighs the loss on the refined one.
             mask_padding: keep batch padding out of the soft object regions.
+            checkpoint_activations: compute the OCR stage again in the backward pass, instead of
+                keeping what it needs.
             **kwargs: of SemSegFPNHead.
         """
         super().__init__(input_shape, conv_dims=conv_dims, num_classes=num_classes, **kwargs)
         self.region_loss_weight = region_loss_weight
         self.mask_padding = mask_padding
+        self.checkpoint_activations = checkpoint_activations
+        self.refined_stride = self.common_stride
         self.ocr_transform = Conv2d(
             conv_dims,
             ocr_channels,
@@ -108,61 +109,17 @@ class OCRSemSegFPNHead(SemSegFPNHead):
             "ocr_transform_layers": ocr.TRANSFORM_LAYERS,
             "region_loss_weight": ocr.AUX_LOSS_WEIGHT,
             "mask_padding": ocr.MASK_PADDING,
+            "checkpoint_activations": ocr.CHECKPOINT_ACTIVATIONS,
         }
-
-    def forward(
-        self, features: dict[str, Tensor], targets: Tensor | None = None
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Compute the losses in training, the refined prediction in inference.
-
-        Args:
-            features: name -> (N, C, H / stride, W / stride) of every FPN level.
-            targets: (N, H, W) int64, values below K or the ignore value; used in training.
-
-        Returns:
-            ``(None, losses)`` in training; in inference ``(logits, {})`` with refined logits
-            (N, K, H, W) at the resolution of the padded image.
-        """
-        region_logits, logits = self.layers(features)
-        if self.training:
-            return None, self.losses((region_logits, logits), targets)
-        logits = F.interpolate(
-            logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False
-        )
-        return logits, {}
 
     def layers(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return original and refined prediction, (N, K, H, W) each, at the common stride."""
-        pixels, region_logits, mask = self.ocr_inputs(features)
-        return region_logits, self.ocr_predictor(self.ocr(pixels, region_logits, mask))
-
-    def ocr_inputs(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what the OCR layer gets: pixels, region logits, padding mask or None."""
-        fused = functools.reduce(
-            torch.add,
-            (
-                scale_head(features[name])
-                for name, scale_head in zip(self.in_features, self.scale_heads, strict=True)
-            ),
+        fused = self.fused(features)
+        region_logits = self.predictor(fused)
+        stage = [self.ocr_transform, self.ocr, self.ocr_predictor]
+        return region_logits, self.run_stage(
+            stage, self._refine, fused, region_logits, self.padding_of(fused)
         )
-        mask = padding_mask(fused) if self.mask_padding else None
-        return self.ocr_transform(fused), self.predictor(fused), mask
 
-    def losses(self, predictions: tuple[Tensor, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        """Return ``loss_sem_seg`` on the refined, ``loss_sem_seg_region`` on the original one.
-
-        Args:
-            predictions: original and refined logits from :meth:`layers`.
-            targets: (N, H, W) int64.
-        """
-        weights = {
-            "loss_sem_seg_region": self.region_loss_weight,
-            "loss_sem_seg": self.loss_weight,
-        }
-        return {
-            name: weight
-            * semantic_cross_entropy(
-                logits, targets, stride=self.common_stride, ignore_value=self.ignore_value
-            )
-            for (name, weight), logits in zip(weights.items(), predictions, strict=True)
-        }
+    def _refine(self, fused: Tensor, region_logits: Tensor, mask: Tensor | None) -> Tensor:
+        return self.ocr_predictor(self.ocr(self.ocr_transform(fused), region_logits, mask))
