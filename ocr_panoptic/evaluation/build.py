@@ -22,7 +22,7 @@ from ocr_panoptic.errors import InputError
 from .panoptic import COUNTERS, PanopticEvaluator, PanopticResults
 from .panoptic_files import check_counter
 
-__all__ = ["EVALUATORS", "build_evaluators", "check_evaluation"]
+__all__ = ["EVALUATORS", "build_evaluators", "check_evaluation", "load_labels"]
 
 
 def _instances(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator | None:
@@ -48,7 +48,7 @@ def _panoptic_results(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEv
 
 
 def _semantic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    return SemSegEvaluator(dataset_name, output_dir=folder, sem_seg_loading_fn=_load_labels)
+    return SemSegEvaluator(dataset_name, output_dir=folder, sem_seg_loading_fn=load_labels)
 
 
 EVALUATORS: dict[str, tuple[Callable[[CfgNode, str, str], DatasetEvaluator | None], ...]] = {
@@ -105,7 +105,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, folder: Path) -> DatasetEv
     return DatasetEvaluators([evaluator for evaluator in made if evaluator is not None])
 
 
-def _load_labels(path: str, dtype: type) -> np.ndarray:
+def load_labels(path: str, dtype: type) -> np.ndarray:
     """Read a semantic PNG; Detectron2's own reader fails on numpy 2."""
     with Image.open(path) as image:
         return np.array(image).astype(dtype)
