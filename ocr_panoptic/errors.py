@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import functools
+import io
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TextIO
 
-__all__ = ["BAD_INPUT", "INTERRUPTED", "ArgumentParser", "InputError", "command_line", "fail"]
+__all__ = [
+    "BAD_INPUT",
+    "INTERRUPTED",
+    "ArgumentParser",
+    "InputError",
+    "command_line",
+    "fail",
+    "printable",
+]
 
 BAD_INPUT = 2
 """Exit status of every command line for bad input."""
@@ -20,16 +31,24 @@ INTERRUPTED = 128 + signal.SIGINT
 class InputError(Exception):
     """A mistake in a file, a config or an argument: one line that says what, where, what instead.
 
-    The message names the file, the field or the value, and what was expected. It survives the
+    The message names the file, the field or the value, and what was expected. Names can hold
+    anything: what is no visible character is written as an escape. The message survives the
     journey out of a data loader's worker, where torch rebuilds exceptions from a traceback text.
     """
 
     def __init__(self, message: str) -> None:
         """Keep ``message``, reduced to its own line if torch wrapped it in a traceback."""
-        if "\n" in message:
+        if message.startswith("Caught ") and "\nOriginal Traceback" in message:
             last = message.strip().splitlines()[-1]
             message = last.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")
-        super().__init__(message)
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with what a terminal cannot or should not show written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def fail(message: str) -> NoReturn:
@@ -42,6 +61,16 @@ class ArgumentParser(argparse.ArgumentParser):
 
     error = staticmethod(fail)
 
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """As argparse's, but says where overrides of the config belong."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hint = ""
+            if "--opts" in self._option_string_actions and not unknown[0].startswith("-"):
+                hint = "; expected KEY VALUE behind --opts, the last option"
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed
+
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn ``main(argv)`` into a command line that answers :class:`InputError` with one line.
@@ -49,18 +78,69 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
     Returns:
         A function that returns the exit status: ``main``'s own, 0 where it returns None, and
         :data:`BAD_INPUT` for an :class:`InputError`, whose message goes to stderr,
-        :data:`INTERRUPTED` for Ctrl-C. Every other exception is a bug and keeps its traceback.
+        :data:`INTERRUPTED` for Ctrl-C. A name that is too long for the file system is bad input
+        too. Every other exception is a bug and keeps its traceback.
+        A reader of its output that has read enough, such as ``head``, ends neither the work nor
+        the status; a letter that the terminal's encoding lacks is printed as an escape.
     """
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
-        try:
-            return main(*args, **kwargs) or 0
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return BAD_INPUT
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
+        with (
+            contextlib.redirect_stdout(_patient(sys.stdout)),
+            contextlib.redirect_stderr(_patient(sys.stderr)),
+            _flushed(),
+        ):
+            try:
+                return main(*args, **kwargs) or 0
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return BAD_INPUT
+            except OSError as error:
+                # pathlib raises it where it is only asked whether there is such a file.
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                name = printable(str(error.filename))
+                print(f"error: {name}: {error.strerror}, expected a shorter one", file=sys.stderr)
+                return BAD_INPUT
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                return INTERRUPTED
 
     return run
+
+
+class _Patient(io.FileIO):
+    """A file descriptor to which writing goes on when nobody reads any more."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def _patient(stream: TextIO | None) -> TextIO | None:
+    """Return a stream to where ``stream`` writes, but for its mistakes; itself if it is no file."""
+    try:
+        descriptor = stream.fileno()
+        stream.flush()
+    # Closed by the shell, or something of a test's that holds text only.
+    except (AttributeError, OSError, ValueError):
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Patient(descriptor, "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+    )
+
+
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Write at the end what was printed; the streams are those of the moment."""
+    try:
+        yield
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()

@@ -1,17 +1,56 @@
-"""Writing files so that nothing half-written looks complete."""
+"""Files: written so that nothing half-written looks complete, read so that reading ends."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import InputError
 
-__all__ = ["replacing", "replacing_folder", "require_folder", "write_text"]
+__all__ = [
+    "open_regular",
+    "read_bytes",
+    "replacing",
+    "replacing_folder",
+    "require_folder",
+    "require_output_file",
+    "write_text",
+]
+
+# Of a name, in a temporary one: with all of it that could be longer than a file system takes.
+_MOST_LETTERS = 50
+
+
+def _require_file(path: str | os.PathLike[str]) -> None:
+    """Raise OSError for what is no file, though there is something, and no folder."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; a pipe or a device, which would be read for ever, is refused.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file; ``strerror`` says so.
+    """
+    _require_file(path)
+    return open(path, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a file, as :func:`open_regular` reads it.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file; ``strerror`` says so.
+    """
+    with open_regular(path) as file:
+        return file.read()
 
 
 @contextmanager
@@ -20,10 +59,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Parent folders are made. If the body raises, the temporary file is removed and what was at
     ``path`` before is untouched.
+
+    Raises:
+        OSError: a pipe or a device is at ``path``, which a file would replace for everybody.
     """
     path = Path(path)
+    _require_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:_MOST_LETTERS]}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
@@ -82,3 +125,26 @@ def require_folder(path: str | os.PathLike[str], name: str) -> None:
         raise InputError(
             f"{name}: {path}: {error.strerror}, expected a folder to write to"
         ) from error
+
+
+def require_output_file(
+    path: str | os.PathLike[str], name: str, *inputs: str | os.PathLike[str] | None
+) -> None:
+    """See that a file can be written, before the work whose result it gets; make its folder.
+
+    Args:
+        path: the file.
+        name: what an error calls it, such as a flag.
+        inputs: files that are read, which it must not replace; None for none.
+
+    Raises:
+        InputError: it is a folder, a device, one of ``inputs``, or in a folder that cannot be
+            written to.
+    """
+    # Before anything is made beside it, which might be in /dev.
+    if os.path.exists(path) and not os.path.isfile(path):
+        found = "folder" if os.path.isdir(path) else "pipe or a device"
+        raise InputError(f"{name} {path}: is a {found}, expected a file")
+    require_folder(Path(path).parent, name)
+    if os.path.realpath(path) in {os.path.realpath(p) for p in inputs if p is not None}:
+        raise InputError(f"{name} {path}: is read too, expected another file")
