@@ -6,38 +6,17 @@ Example: python tools/check_dataset.py --panoptic-json annotations/panoptic_trai
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from ocr_panoptic.data.dataset_check import check_panoptic_dataset
 from ocr_panoptic.data.dataset_report import format_report
 from ocr_panoptic.errors import BAD_INPUT, ArgumentParser, InputError, command_line
-from ocr_panoptic.files import require_folder, write_text
+from ocr_panoptic.files import require_output_file, write_text
 
 _EPILOG = """\
 Exit status: 0 nothing is wrong (notes do not count), 2 something is, or the json cannot be read.
 """
-
-
-def require_output(path: Path, panoptic_json: Path) -> None:
-    """Refuse a --json that cannot be written, before the work."""
-    require_folder(path.parent, "--json")
-    if path.is_dir():
-        raise InputError(f"--json {path}: is a folder, expected a file")
-    if path.resolve() == panoptic_json.resolve():
-        raise InputError(f"--json {path}: is the panoptic json, expected another file")
-
-
-def print_report(text: str) -> None:
-    """Print what may be long and hold any file's name."""
-    # Names may have letters that the terminal's encoding has not.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # `head` has read enough. Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @command_line
@@ -59,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.num_procs is not None and args.num_procs < 1:
         raise InputError(f"--num-procs {args.num_procs}: expected 1 or more")
     if args.json:
-        require_output(args.json, args.panoptic_json)
+        require_output_file(args.json, "--json", args.panoptic_json)
     report = check_panoptic_dataset(
         args.panoptic_json,
         args.panoptic_root,
@@ -70,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if args.json:
         write_text(args.json, json.dumps(report.to_json(), indent=1) + "\n")
-    print_report(format_report(report, None if args.all else 10))
+    print(format_report(report, None if args.all else 10))
     return BAD_INPUT if report.problems else 0
 
 

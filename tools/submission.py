@@ -9,19 +9,19 @@ import json
 import sys
 from pathlib import Path
 
-from ocr_panoptic.errors import ArgumentParser, InputError, command_line
+from ocr_panoptic.errors import ArgumentParser, command_line
 from ocr_panoptic.evaluation.submission.build import build_submission
 from ocr_panoptic.evaluation.submission.check import check_submission
 from ocr_panoptic.evaluation.submission.report import Built, Report
 from ocr_panoptic.evaluation.submission.target import SPLITS, TASKS
-from ocr_panoptic.files import require_folder, write_text
+from ocr_panoptic.files import require_output_file, write_text
 
 
 def build(args: argparse.Namespace) -> Built:
     """Build the zip of one task from saved predictions."""
     return build_submission(
         args.task,
-        args.predictions,
+        args.source,
         args.split,
         args.alg,
         args.image_info,
@@ -35,7 +35,9 @@ def build(args: argparse.Namespace) -> Built:
 
 def check(args: argparse.Namespace) -> Report:
     """Check a zip of any origin; every problem is a line."""
-    return check_submission(args.zip, args.image_info, task=args.task, categories=args.categories)
+    return check_submission(
+        args.source, args.image_info, task=args.task, categories=args.categories
+    )
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -47,17 +49,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     command = commands.add_parser("build", help=build.__doc__, description=build.__doc__)
     command.add_argument("--task", required=True, choices=TASKS)
     sources = "DIR of predict.py or of an evaluation, or a json"
-    command.add_argument("--predictions", required=True, metavar="DIR", type=Path, help=sources)
+    command.add_argument(
+        "--predictions", dest="source", required=True, metavar="DIR", type=Path, help=sources
+    )
     command.add_argument("--split", required=True, choices=SPLITS)
     command.add_argument("--alg", required=True, metavar="NAME", help="for the name of the file")
-    command.add_argument("--output", required=True, metavar="DIR", type=Path)
+    command.add_argument("--output", required=True, metavar="DIR")
     rounding = "scores to 5 digits, boxes to 0.1 pixels: AP differs in its last digits"
     command.add_argument("--round", action="store_true", help=rounding)
     command.add_argument("--min-score", type=float, default=0.0, help="of the detections kept")
     command.add_argument("--overwrite", action="store_true", help="replace a zip that exists")
     command.set_defaults(run=build)
     command = commands.add_parser("check", help=check.__doc__, description=check.__doc__)
-    command.add_argument("zip", type=Path, metavar="ZIP")
+    command.add_argument("source", type=Path, metavar="ZIP")
     command.add_argument("--task", choices=TASKS, help="told from the zip if not given")
     command.set_defaults(run=check)
     for command in commands.choices.values():
@@ -74,9 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line ``argv``, the process's own where it is None."""
     args = parse_arguments(argv)
     if args.json is not None:
-        require_folder(args.json.parent, "--json")
-        if args.json.is_dir():
-            raise InputError(f"--json {args.json}: is a folder, expected a file")
+        require_output_file(args.json, "--json", args.source, args.image_info, args.categories)
     result = args.run(args)
     print("\n".join(result.lines()))
     if args.json is not None:

@@ -16,7 +16,7 @@ from ocr_panoptic.engine.setup import load_config
 from ocr_panoptic.errors import ArgumentParser, InputError, command_line
 from ocr_panoptic.evaluation.panoptic_truth import GroundTruth
 from ocr_panoptic.evaluation.sweep import Thresholds, format_sweep, sweep_merging
-from ocr_panoptic.files import require_folder, write_text
+from ocr_panoptic.files import require_output_file, write_text
 
 
 @command_line
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             if not 0 <= value <= 1:
                 raise InputError(f"{flag} {value}: expected 0 to 1")
     if args.json:
-        require_folder(args.json.parent, "--json")
+        require_output_file(args.json, "--json", args.config_file, args.panoptic_json)
     cfg = load_config(args.config_file, args.opts)
     combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
     grid = itertools.product(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -184,6 +185,19 @@ class _Derivation:
         return instances, segment_areas
 
 
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Say what could not be written, in any process; what cannot be read is said already."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise InputError(
+            f"{where}{error.strerror or error}; expected to write it (semantic PNGs have the names"
+            " of the images)"
+        ) from error
+
+
 def _semantic_name(image: dict) -> PurePosixPath:
     # Named after the image, not after the panoptic PNG: so Detectron2 pairs them.
     return PurePosixPath(image["file_name"]).with_suffix(".png")
@@ -257,10 +271,10 @@ def prepare_coco_panoptic(
     images = {image["id"]: image for image in data["images"]}
     pairs = [(images[annotation["image_id"]], annotation) for annotation in data["annotations"]]
 
-    with contextlib.ExitStack() as stack:
+    with _writing(), contextlib.ExitStack() as stack:
         semantic_folder = None
         if with_semantic:
-            semantic_folder = stack.enter_context(replacing_folder(semantic_root.resolve()))
+            semantic_folder = stack.enter_context(replacing_folder(_real(semantic_root)))
             for folder in {_semantic_name(image).parent for image in data["images"]}:
                 (semantic_folder / folder).mkdir(parents=True, exist_ok=True)
         derive = _Derivation(
@@ -287,7 +301,7 @@ def prepare_coco_panoptic(
                 "annotations": instances,
                 "categories": things,
             }
-            write_text(instances_json.resolve(), json.dumps(content))
+            write_text(_real(instances_json), json.dumps(content))
         if complete_json is not None:
             write_text(Path(complete_json), json.dumps(data))
     return PreparedDataset(
@@ -314,6 +328,11 @@ def _complete(segments: list[dict], areas: list[int]) -> int:
     return wrong
 
 
+def _real(path: Path) -> Path:
+    # Path.resolve has an error of its own for links that go round.
+    return Path(os.path.realpath(path))
+
+
 def _what_to_make(
     panoptic_json: Path,
     panoptic_root: Path,
@@ -324,16 +343,16 @@ def _what_to_make(
     """Return whether to make the semantic PNGs and the instances json."""
     if not panoptic_root.is_dir():
         raise InputError(f"{panoptic_root}: no such folder; expected the panoptic PNGs")
-    real_panoptic, real_semantic = panoptic_root.resolve(), semantic_root.resolve()
+    real_panoptic, real_semantic = _real(panoptic_root), _real(semantic_root)
     if real_semantic == real_panoptic or real_semantic in real_panoptic.parents:
         raise InputError(
             f"--semantic-root {semantic_root}: holds the panoptic PNGs; expected another"
         )
-    if instances_json.resolve() == panoptic_json.resolve():
+    real_instances = _real(instances_json)
+    if real_instances == _real(panoptic_json):
         raise InputError(
             f"--instances-json {instances_json}: is the panoptic json; expected another"
         )
-    real_instances = instances_json.resolve()
     if real_instances == real_semantic or real_semantic in real_instances.parents:
         raise InputError(
             f"--instances-json {instances_json}: is in --semantic-root {semantic_root}, which is"
@@ -354,6 +373,6 @@ def _what_to_make(
         for path in semantic_root.rglob("*"):
             if path.is_file() and path.suffix != ".png":
                 raise InputError(f"{path}: expected only PNGs in a folder that --overwrite removes")
-    require_folder(semantic_root.resolve().parent, "--semantic-root")
+    require_folder(real_semantic.parent, "--semantic-root")
     require_folder(real_instances.parent, "--instances-json")
     return overwrite or not has_semantic, overwrite or not has_instances

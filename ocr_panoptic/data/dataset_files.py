@@ -111,7 +111,7 @@ def stray_files(
     for suffix, count in suffixes.items():
         if suffix != ".jpg":
             path = str(image_root)
-            found = f"{count} images whose names end in '{suffix}'"
+            found = f"names of images that end in '{suffix}': {count}"
             yield Problem("image-suffix", path, None, suffix, ".jpg", path, found)
     named = {
         "unnamed-image": _paths(image_root, (f.image_name for f in files)),

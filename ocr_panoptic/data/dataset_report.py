@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 
 from ocr_panoptic.data.dataset_check import DatasetReport, LabelCount
-from ocr_panoptic.data.problems import KINDS, Problem, printable
+from ocr_panoptic.data.problems import KINDS, Problem
+from ocr_panoptic.errors import printable
 
 __all__ = ["format_report"]
 

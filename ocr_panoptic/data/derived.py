@@ -27,7 +27,7 @@ from portalocker import LockException
 from ocr_panoptic.data.coco_panoptic import prepare_coco_panoptic
 from ocr_panoptic.data.panoptic_json import load_panoptic_json
 from ocr_panoptic.errors import InputError
-from ocr_panoptic.files import require_folder, write_text
+from ocr_panoptic.files import read_bytes, require_folder, write_text
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -142,7 +142,7 @@ def read_panoptic_json(path: Path) -> JsonContent:
         InputError: it is missing or wrong; names the entry.
     """
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_bytes(path)).hexdigest()
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror or error}; expected a COCO panoptic json"

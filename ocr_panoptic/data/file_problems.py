@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 import threading
 import warnings
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from ocr_panoptic.data.panoptic_json import panoptic_ids
 from ocr_panoptic.data.png import PngError, decode_png
 from ocr_panoptic.data.problems import Problem, shown
 from ocr_panoptic.data.segments import SegmentMap, measure_segments
+from ocr_panoptic.files import open_regular
 
 __all__ = ["UNKNOWN_LABEL", "FileCheck", "FileChecker", "ImageFiles", "SegmentEntry"]
 
@@ -160,10 +158,7 @@ class _File:
     def open(self, kind: str, image_id: int | None, expected: str) -> BinaryIO | None:
         """Open the file; where that fails, tell a problem of ``kind`` and return None."""
         try:
-            # A pipe or a device would be read for ever.
-            if not stat.S_ISREG(os.stat(self._path).st_mode):
-                raise OSError(errno.EINVAL, "no regular file")
-            return open(self._path, "rb")
+            return open_regular(self._path)
         except OSError as error:
             self.tell(kind, image_id, error.strerror or str(error), expected)
             return None

@@ -11,6 +11,7 @@ from ocr_panoptic.data.problems import Problem, shown
 
 __all__ = [
     "MAX_SEGMENT_ID",
+    "image_problems",
     "is_area",
     "is_box",
     "is_integer",
@@ -79,6 +80,11 @@ def json_problems(
     categories = yield from reader.categories(data["categories"])
     images = yield from reader.images(data["images"])
     yield from reader.annotations(data["annotations"], images, categories)
+
+
+def image_problems(path: str | Path, rows: Sequence) -> Iterator[Problem]:
+    """Yield the problems of the list ``images`` of a json, as :func:`json_problems` does."""
+    yield from _Reader(str(path), None).images(rows)
 
 
 class _Reader:
@@ -197,7 +203,7 @@ class _Reader:
                         "duplicate-file-name",
                         where,
                         f"'file_name' {_bare(image['file_name'])} occurs twice, but for its suffix",
-                        "unique names, as labels are found by them",
+                        "unique names, as labels and results are found by them",
                         row_id=image_id,
                         value=image["file_name"],
                     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ocr_panoptic.data.json_problems import MAX_SEGMENT_ID, json_problems
 from ocr_panoptic.data.png import PngError, decode_png
 from ocr_panoptic.errors import InputError
-from ocr_panoptic.files import replacing
+from ocr_panoptic.files import read_bytes, replacing
 
 __all__ = [
     "PANOPTIC_LISTS",
@@ -20,6 +21,7 @@ __all__ = [
     "load_json_object",
     "load_panoptic_json",
     "panoptic_ids",
+    "read_json",
     "read_panoptic_png",
     "write_panoptic_png",
 ]
@@ -27,7 +29,8 @@ __all__ = [
 PANOPTIC_LISTS = ("images", "annotations", "categories")
 """What a panoptic json holds."""
 
-# What training does without: areas, boxes and crowds are recomputed or default.
+# What training does without: areas and boxes are recomputed, crowds are the default. Refusing them
+# would refuse data that trains well; an evaluation, whose figures an area decides, is stricter.
 _TOLERATED = frozenset(
     {
         "duplicate-category-name",
@@ -43,18 +46,27 @@ _TOLERATED = frozenset(
 )
 
 
+def read_json(path: str | Path) -> Any:
+    """Read a json file of anything.
+
+    Raises:
+        InputError: the file is missing or no json.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; expected a json file") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: broken json ({error}); expected a COCO json file") from error
+
+
 def load_json_object(path: str | Path, lists: Sequence[str]) -> dict:
     """Read a json file whose top level is an object with the named lists, of anything.
 
     Raises:
         InputError: the file is missing or no json, or a list is missing or no list.
     """
-    try:
-        data = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; expected a json file") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: broken json ({error}); expected a COCO json file") from error
+    data = read_json(path)
     if not isinstance(data, dict):
         raise InputError(
             f"{path}: a json {type(data).__name__}; expected an object with {', '.join(lists)}"
@@ -109,7 +121,7 @@ def read_panoptic_png(path: str | Path) -> np.ndarray:
         InputError: the file is missing, truncated or no 8-bit RGB PNG.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a panoptic PNG") from error
     try:

@@ -7,7 +7,9 @@ import reprlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["KINDS", "Kind", "Problem", "printable", "shown"]
+from ocr_panoptic.errors import printable
+
+__all__ = ["KINDS", "Kind", "Problem", "shown"]
 
 
 class Kind(NamedTuple):
@@ -127,11 +129,13 @@ KINDS = {
     "image-suffix": Kind(
         "images end in something else than .jpg, which alone Detectron2's"
         " register_coco_panoptic_separated looks for",
-        "register them with a loader of your own, or save them as .jpg",
+        "nothing for DATASETS.CUSTOM, which takes any suffix; otherwise save them as .jpg",
         is_note=True,
     ),
     "unnamed-image": Kind(
-        "an image lies in the folder and is not in the json", "remove it, or annotate it", True
+        "an image lies in the folder and is not in the json",
+        "annotate it or remove it, unless another split's json names it",
+        is_note=True,
     ),
     # The panoptic PNGs.
     "missing-png": Kind("a panoptic PNG is not there or cannot be opened", _FETCH_FILE),
@@ -214,13 +218,6 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 120
 def shown(value: object) -> str:
     """Return ``repr(value)``, shortened where it is long or deep."""
     return _repr.repr(value)
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with what a terminal cannot or should not show written as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _plain(value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,9 +12,8 @@ from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 from ocr_panoptic.errors import InputError
 
 from .checks import check_dataset_files
-from .json_problems import is_integer, is_relative_name
+from .json_problems import image_problems
 from .panoptic_json import load_json
-from .problems import shown
 
 __all__ = ["TEST_LISTS", "load_image_info", "load_test_images", "register_all_test_images"]
 
@@ -34,42 +33,16 @@ def load_image_info(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
         order.
 
     Raises:
-        InputError: the file is missing or broken, an id or a name occurs twice, or a field is
-            missing or wrong: names the file, the image, the field and what was expected.
+        InputError: the file is missing or broken, an id or a name (but for its suffix) occurs
+            twice, or a field is missing or wrong: names the file, the image, the field and what was
+            expected.
     """
-    images: dict[int, dict[str, Any]] = {}
-    stems = set()
-    for position, row in enumerate(load_json(path, ("images",))["images"]):
-        image_id = row.get("id")
-        if not is_integer(image_id) or image_id in images:
-            raise InputError(
-                f"{path}: images[{position}]: 'id' is {shown(image_id)}; expected an integer"
-                " that no other image has"
-            )
-        name = row.get("file_name")
-        # Names decide where results are written.
-        if not is_relative_name(name):
-            raise InputError(
-                f"{path}: image id {image_id}: 'file_name' is {shown(name)}; expected a path"
-                " within its folder"
-            )
-        stem = PurePosixPath(name).stem
-        if stem in stems:
-            raise InputError(
-                f"{path}: image id {image_id}: 'file_name' {name}: another image is named {stem}"
-                " too; expected different names, as their results have"
-            )
-        stems.add(stem)
-        for side in ("height", "width"):
-            if not is_integer(row.get(side)) or row[side] < 1:
-                raise InputError(
-                    f"{path}: image id {image_id}: '{side}' is {shown(row.get(side))};"
-                    " expected pixels, at least 1"
-                )
-        images[image_id] = row
-    if not images:
+    rows = load_json(path, ("images",))["images"]
+    for problem in image_problems(path, rows):
+        raise InputError(problem.message)
+    if not rows:
         raise InputError(f"{path}: 'images' is empty; expected a list of images")
-    return images
+    return {row["id"]: row for row in rows}
 
 
 def load_test_images(name: str) -> list[dict[str, Any]]:

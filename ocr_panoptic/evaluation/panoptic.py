@@ -191,8 +191,8 @@ class PanopticResults(DatasetEvaluator):
                 )
             if not (self._partial / name).is_file():
                 raise InputError(
-                    f"{self._partial / name}: written by another process, but not here; expected"
-                    " OUTPUT_DIR to be a folder that all machines share"
+                    f"{self._partial / name}: written, but not here; expected OUTPUT_DIR to be a"
+                    " folder that all machines of a run share, and no other run"
                 )
 
     def _keep_pngs(self, annotations: Sequence[Mapping[str, Any]]) -> None:

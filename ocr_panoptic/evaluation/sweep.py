@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,17 +16,23 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Instances
-from PIL import Image
 from tabulate import tabulate
 
-from ocr_panoptic.data.panoptic_json import load_json
+from ocr_panoptic.data.json_problems import is_integer, is_relative_name
+from ocr_panoptic.data.panoptic_json import load_json, read_json
+from ocr_panoptic.data.png import PngError, decode_png
+from ocr_panoptic.data.problems import shown
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.files import read_bytes
 from ocr_panoptic.modeling.merging import combine_semantic_and_instance_outputs
 from ocr_panoptic.parallel import parallel_map
 
 from .panoptic_quality import ImageCounts, average, count_image, sum_counts
 from .panoptic_truth import GroundTruth
 from .results import panoptic_annotation
+from .submission.findings import detection_findings
+from .submission.problems import make_problem
+from .submission.target import ListedImage, Target
 
 __all__ = ["SweepRow", "Thresholds", "format_sweep", "sweep_merging"]
 
@@ -77,7 +82,9 @@ def sweep_merging(
             ground truth that is.
     """
     lowest = min(thresholds.score for thresholds in grid)
-    names, instances = _load_results(folder, lowest, metadata)
+    things = metadata.thing_dataset_id_to_contiguous_id
+    names, instances = _load_results(folder, lowest, things, truth)
+    sizes = {row["id"]: (row["height"], row["width"]) for row in truth.header["images"]}
     jobs = []
     for image_id, image in truth.images.items():
         if image_id not in names:
@@ -88,7 +95,7 @@ def sweep_merging(
         # Of the ground truth, a process gets what it needs.
         part = copy.copy(truth)
         part.header, part.categories, part.images = {}, {}, {image_id: image}
-        jobs.append((image_id, names[image_id], instances[image_id], part))
+        jobs.append((image_id, names[image_id], sizes[image_id], instances[image_id], part))
     count = _Count(folder, metadata.as_dict(), tuple(grid))
     counted = parallel_map(count, jobs, num_processes, description="sweeping")
     with contextlib.closing(counted):
@@ -107,34 +114,44 @@ def sweep_merging(
 
 
 def _load_results(
-    folder: Path, lowest: float, metadata: Metadata
+    folder: Path, lowest: float, things: Mapping[int, int], truth: GroundTruth
 ) -> tuple[dict[int, str], dict[int, list[tuple]]]:
     """Return the name of each image's PNG, and (score, class, mask) of its instances.
 
-    Those below the lowest threshold are left out.
+    Those below the lowest threshold are left out, and those of images that the truth has not.
     """
-    things = metadata.thing_dataset_id_to_contiguous_id
-    panoptic = load_json(folder / "panoptic.json", ("annotations",))
-    names = {row.get("image_id"): row.get("file_name") for row in panoptic["annotations"]}
+    path = folder / "panoptic.json"
+    names = {}
+    for index, row in enumerate(load_json(path, ("annotations",))["annotations"]):
+        image_id, name = row.get("image_id"), row.get("file_name")
+        if not is_integer(image_id) or not is_relative_name(name):
+            raise InputError(
+                f"{path}: annotations[{index}]: image_id {shown(image_id)}, file_name"
+                f" {shown(name)}; expected an integer and the name of a PNG"
+            )
+        names[image_id] = name
     path = folder / "instances.json"
-    try:
-        results = json.loads(path.read_bytes())
-        instances = defaultdict(list)
-        for result in results:
-            label = things.get(result["category_id"])
-            if label is None:
-                raise InputError(
-                    f"{path}: category_id {result['category_id']}; expected a thing of dataset "
-                    f"{metadata.name}"
-                )
-            row = result["score"], label, result["segmentation"]
-            if row[0] >= lowest:
-                instances[result["image_id"]].append(row)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected the results of predict.py") from error
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path}: {reason}; expected a COCO result list with masks") from error
+    results = read_json(path)
+    if not isinstance(results, list):
+        raise InputError(f"{path}: no list; expected the results of predict.py")
+    sizes = {
+        row["id"]: ListedImage(truth.images[row["id"]].file_name, row["height"], row["width"])
+        for row in truth.header["images"]
+    }
+    target = Target(str(truth.json_file), sizes, frozenset(things))
+    instances = defaultdict(list)
+    for index, row in enumerate(results):
+        image_id = row.get("image_id") if isinstance(row, dict) else None
+        if is_integer(image_id) and image_id not in sizes:
+            continue
+        if isinstance(row, dict):
+            # Predictions have boxes beside their masks, submissions of masks have not.
+            row.pop("bbox", None)
+        for finding in detection_findings(row, "segm", target):
+            raise InputError(make_problem(f"{path}[{index}]", image_id, finding).message)
+        if row["score"] >= lowest:
+            label = things[row["category_id"]]
+            instances[image_id].append((row["score"], label, row["segmentation"]))
     return names, instances
 
 
@@ -146,10 +163,10 @@ class _Count:
     metadata: dict[str, Any]
     grid: tuple[Thresholds, ...]
 
-    def __call__(self, job: tuple[int, str, list[tuple], GroundTruth]) -> list[ImageCounts]:
-        image_id, name, rows, truth = job
+    def __call__(self, job: tuple[int, str, tuple, list[tuple], GroundTruth]) -> list[ImageCounts]:
+        image_id, name, size, rows, truth = job
         metadata = Metadata(**self.metadata)
-        labels = torch.from_numpy(self._labels(name)).long()
+        labels = torch.from_numpy(self._labels(name, size)).long()
         instances = Instances(tuple(labels.shape))
         # What json wrote of a float32 gives the same float32.
         instances.scores = torch.tensor([score for score, _, _ in rows], dtype=torch.float32)
@@ -167,19 +184,22 @@ class _Count:
             counts.append(count_image(pixels, segments, annotation["segments_info"]))
         return counts
 
-    def _labels(self, name: str) -> np.ndarray:
-        path = self.folder / "semantic" / PurePosixPath(name)
+    def _labels(self, name: str, size: tuple[int, int]) -> np.ndarray:
+        path = self.folder / "semantic" / name
         try:
-            with Image.open(path) as image:
-                if image.mode != "L":
-                    raise ValueError(f"image of mode {image.mode}")
-                return np.array(image)
-        # A broken file can raise nearly anything from within Pillow's parser.
-        except Exception as error:
-            reason = " ".join(str(error).split())
+            labels = decode_png(read_bytes(path), "greyscale")
+        except (OSError, PngError) as error:
+            reason = error.found if isinstance(error, PngError) else error.strerror
             raise InputError(
                 f"{path}: {reason}; expected semantic labels, of predict.py --save-semantic"
             ) from error
+        if labels.shape != size:
+            (height, width), (rows, columns) = labels.shape, size
+            raise InputError(
+                f"{path}: {width}x{height} pixels; expected {columns}x{rows}, as the image has in"
+                " --panoptic-json"
+            )
+        return labels
 
 
 def format_sweep(rows: Sequence[SweepRow]) -> str:

@@ -338,6 +338,22 @@ def test_number_of_processes_is_checked(scene):
         prepare_coco_panoptic(scene.json_path, scene.root, num_processes=0)
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("x" * 300 + ".jpg", "2.jpg"), "File name too long"),
+        (("y" * 300 + "/1.jpg", "2.jpg"), "File name too long"),
+        # The PNG of one image, and the folder of the other's.
+        (("8.jpg", "8.png/2.jpg"), "Is a directory"),
+    ],
+)
+def test_names_that_no_png_can_have(scene, names, reason):
+    for image, name in zip(scene.data["images"], names, strict=True):
+        image["file_name"] = name
+    scene.save()
+    assert f"{reason}; expected to write it (semantic PNGs have the names of" in error_of(scene)
+
+
 # What is asked of PNGs.
 
 

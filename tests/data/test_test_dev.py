@@ -111,3 +111,14 @@ def test_lists_keep_their_order(coco):
     images = load_image_info(coco / "annotations" / "image_info_test2017.json")
     assert list(images) == [581_918, 1]
     assert images[1] == {"id": 1, "file_name": "000000000001.jpg", "height": 20, "width": 30}
+
+
+def test_images_of_several_folders_may_share_names(tmp_path):
+    path = tmp_path / "list.json"
+    names = ("a/1.jpg", "b/1.jpg", "b/1.png")
+    rows = [{"id": i, "file_name": n, "height": 2, "width": 3} for i, n in enumerate(names)]
+    path.write_text(json.dumps({"images": rows[:2]}))
+    assert list(load_image_info(path)) == [0, 1]
+    path.write_text(json.dumps({"images": rows}))
+    with pytest.raises(InputError, match=r"image id 2: 'file_name' b/1.png occurs twice, but for"):
+        load_image_info(path)

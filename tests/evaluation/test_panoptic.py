@@ -410,7 +410,7 @@ def test_names_of_pngs(datasets_root, tmp_path):
     evaluator.reset()
     evaluator.process([{"image_id": 0, "file_name": "/images/a.jpg"}], [nothing])
     (tmp_path / "panoptic.partial/a.png").unlink()
-    with pytest.raises(InputError, match=r"a.png: written by another process, but not here"):
+    with pytest.raises(InputError, match=r"a.png: written, but not here; expected OUTPUT_DIR"):
         evaluator.evaluate()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from panopticapi.evaluation import pq_compute
 
 from ocr_panoptic.data.panoptic_json import read_panoptic_png, write_panoptic_png
@@ -164,6 +165,49 @@ def test_every_figure_is_panopticapis(seed, num_images, crowds, copied, empty):
             assert row.pq == 100 * expected["pq"]
             assert row.sq == 100 * expected["sq"]
             assert row.rq == 100 * expected["rq"]
+
+
+MAPS = arrays(
+    np.int64,
+    array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9),
+    elements=st.sampled_from([0, 1, 255, 256, 65_536, 2**24 - 1]),
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(maps=st.lists(MAPS, min_size=1, max_size=3), seed=st.integers(0, 99))
+def test_a_truth_scored_against_itself_is_100(maps, seed):
+    rng = np.random.default_rng(seed)
+    images, annotations = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for image_id, ids in enumerate(maps):
+            row = {"id": image_id, "file_name": f"{image_id}.jpg"}
+            images.append({**row, "height": ids.shape[0], "width": ids.shape[1]})
+            segments = segments_of(ids, rng)
+            row = {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments}
+            annotations.append(row)
+            write_panoptic_png(folder / "truth" / row["file_name"], ids)
+        content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+        (folder / "truth.json").write_text(json.dumps(content))
+        truth = GroundTruth(folder / "truth.json", folder / "truth")
+        counts = [
+            count_image(
+                truth.overlaps(row["image_id"], read_panoptic_png(truth.folder / row["file_name"])),
+                truth.images[row["image_id"]].segments,
+                row["segments_info"],
+            )
+            for row in annotations
+        ]
+        results = {row["image_id"]: row for row in annotations}
+        totals = [count_files(each, truth, results, truth.folder, 1) for each in FILE_COUNTERS]
+    for total in (sum_counts(counts), *totals):
+        for row in average(total, truth.categories).values():
+            expected = pytest.approx(1.0 if row["n"] else float("nan"), abs=0, nan_ok=True)
+            assert (row["pq"], row["sq"], row["rq"]) == (expected, expected, expected)
+    assert sum(row.true_positives for row in per_class(totals[0], truth.categories)) == sum(
+        len(row["segments_info"]) for row in annotations
+    )
 
 
 @pytest.fixture(scope="module")

@@ -331,6 +331,11 @@ def change_segments(key, value):
             "panoptic.json[0]: foreign image: 8; expected one of the 4 ids in ",
         ),
         ("panoptic", change_rows("image_id", 7), "image_id 7 occurs twice; expected each image"),
+        (
+            "panoptic",
+            change_rows("file_name", "000000000009.png"),
+            "image_id 30 with file_name 000000000009.png, which is image id 9 of ",
+        ),
         ("panoptic", change_rows("file_name", "../x.png"), "file_name '../x.png'; expected a path"),
         ("panoptic", change_rows("file_name", "none.png"), "none.png: image_id 30: png: No such"),
         ("panoptic", change_rows("segments_info", None), "segments info; expected a list"),

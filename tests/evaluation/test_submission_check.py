@@ -600,10 +600,18 @@ def test_a_png_that_is_far_too_large(data, tmp_path, monkeypatch):
     [
         ({"images": []}, "'images' is empty; expected a list of images"),
         ({"images": [{**IMAGES[0], "id": "1"}]}, "images[0]: 'id' is '1'; expected an integer"),
-        ({"images": [IMAGES[0], IMAGES[0]]}, "images[1]: 'id' is 30; expected an integer that no"),
+        ({"images": [IMAGES[0], IMAGES[0]]}, "images: 'id' 30 occurs twice; expected unique ids"),
         (
             {"images": [IMAGES[0], {**IMAGES[0], "id": 1}]},
-            "another image is named 000000000030 too; expected different names",
+            "image id 1: 'file_name' 000000000030.jpg occurs twice, but for its suffix; expected",
+        ),
+        (
+            {"images": [IMAGES[0], {**IMAGES[0], "id": 1, "file_name": "a/000000000030.jpg"}]},
+            "another image has the PNG 000000000030.png too; expected different names",
+        ),
+        (
+            {"images": [{**IMAGES[0], "file_name": "\udcff.jpg"}]},
+            r"image id 30: 'file_name' \udcff.jpg; expected text, as a zip names its files by it",
         ),
         ({"images": [{**IMAGES[0], "height": 0}]}, "image id 30: 'height' is 0; expected pixels"),
         ({"images": [{**IMAGES[0], "file_name": "../x"}]}, "'file_name' is '../x'; expected a pa"),

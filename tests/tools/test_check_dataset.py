@@ -16,6 +16,7 @@ from ocr_panoptic.errors import BAD_INPUT
 
 from ..conftest import REPOSITORY, load_tool
 from ..data.panoptic_set import PanopticSet
+from ..mutations import mutate_bytes, mutate_field, replace_file
 
 ROW = {"kind", "file", "id", "value", "expected"}
 
@@ -96,7 +97,7 @@ def test_mistakes_are_one_line(main, panoptic_set, tmp_path, capsys):
         (arguments(panoptic_set, "--json", "/dev/null/x"), "--json: /dev/null: "),
         (
             arguments(panoptic_set, "--json", str(json_path)),
-            f"--json {json_path}: is the panoptic json, expected another file",
+            f"--json {json_path}: is read too, expected another file",
         ),
         (
             arguments(panoptic_set, "--image-root", "nowhere"),
@@ -165,85 +166,14 @@ def test_runs_as_a_program(panoptic_set):
     assert lines[-1] == "2 images, 4 segments: 1 problem, 1 note"
 
 
-def test_a_reader_that_has_read_enough(main, panoptic_set, monkeypatch, capsys):
-    panoptic_set.image(8).unlink()
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w", encoding="utf-8") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
-        assert main(arguments(panoptic_set)) == BAD_INPUT
-    assert capsys.readouterr().err == ""
-
-
 # Any input: a report or one line.
-
-VALUES = [
-    *(None, True, False, 0, 1, -1, 2, 8, 255, 256**3, 2**64, 10**300, 1.5, float("nan"), 1e308),
-    *("", "8", "8.jpg", "../8.png", "/etc/passwd", "\0", "\ud800", "a" * 5000, ".", "val/8.jpg"),
-    *([], {}, [1, 2, 3, 4], ["x"], {"id": 1}, [[[]]]),
-]
-
-
-def places(value, path=()):
-    """Return the path of each value within a json value, but its own."""
-    if isinstance(value, dict):
-        children = list(value.items())
-    elif isinstance(value, list):
-        children = list(enumerate(value))
-    else:
-        return []
-    paths = [(*path, key) for key, _ in children]
-    return paths + [p for key, child in children for p in places(child, (*path, key))]
-
-
-def mutate_field(panoptic_set, rng):
-    *path, last = rng.choice(places(panoptic_set.data))
-    holder = panoptic_set.data
-    for key in path:
-        holder = holder[key]
-    action = rng.choice(("replace", "delete", "repeat"))
-    if action == "replace":
-        holder[last] = rng.choice(VALUES)
-    elif action == "delete":
-        del holder[last]
-    elif isinstance(holder, list):
-        holder.append(holder[last])
-    else:
-        holder["again"] = holder[last]
-    panoptic_set.save()
-
-
-def mutate_bytes(path, rng):
-    content = bytearray(path.read_bytes())
-    action = rng.choice(("flip", "flip", "cut", "insert", "garbage"))
-    at = rng.randrange(len(content))
-    if action == "flip":
-        for _ in range(rng.randint(1, 8)):
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    elif action == "cut":
-        del content[at:]
-    elif action == "insert":
-        content[at:at] = rng.randbytes(rng.randint(1, 20))
-    else:
-        content = rng.randbytes(rng.randint(0, 300))
-    path.write_bytes(content)
-
-
-def replace_file(path, rng):
-    path.unlink()
-    action = rng.choice(("nothing", "folder", "pipe", "loop"))
-    if action == "folder":
-        path.mkdir()
-    elif action == "pipe":
-        os.mkfifo(path)
-    elif action == "loop":
-        path.symlink_to(path.name)
 
 
 def mutate(panoptic_set, rng):
     """Spoil a data set one to three times."""
     for _ in range(rng.randint(1, 3)):
-        mutate_field(panoptic_set, rng)
+        mutate_field(panoptic_set.data, rng)
+        panoptic_set.save()
     files = [panoptic_set.png(8), panoptic_set.png(2), panoptic_set.image(8), panoptic_set.image(2)]
     files.append(panoptic_set.folder / "panoptic_stuff_val" / "8.png")
     choice = rng.random()

@@ -147,11 +147,23 @@ def test_bad_values_are_one_line(main, data, tmp_path, capsys):
         ("--min-score", "x", "invalid float value: 'x'"),
         ("--predictions", tmp_path, f"--predictions: {tmp_path}: no predictions; expected one"),
         ("--output", data / "panoptic_val2017.json", "expected a folder to write to"),
+        ("--output", "", "--output: : no name, expected a folder to write to"),
         ("--json", tmp_path, f"--json {tmp_path}: is a folder, expected a file"),
+        ("--json", data / "panoptic_val2017.json", "is read too, expected another file"),
     ):
         assert main(build(data, tmp_path / "out", "bbox", option, value)) == BAD_INPUT
         assert message in one_line(capsys)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_report_never_replaces_the_zip(main, data, tmp_path, capsys):
+    assert main(build(data, tmp_path, "bbox")) == 0
+    (path,) = tmp_path.glob("*.zip")
+    before = path.read_bytes()
+    listed = str(data / "panoptic_val2017.json")
+    assert main(["check", str(path), "--image-info", listed, "--json", str(path)]) == BAD_INPUT
+    assert f"--json {path}: is read too, expected another file" in one_line(capsys)
+    assert path.read_bytes() == before
 
 
 def test_the_documented_example(main, data, tmp_path, monkeypatch, capsys):

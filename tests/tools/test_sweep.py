@@ -1,14 +1,20 @@
 """sweep.py: the thresholds that made a result give it back, others do not."""
 
 import json
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from detectron2.modeling import build_model
 from PIL import Image
 
+from ocr_panoptic.engine.checkpoint import Checkpointer
+from ocr_panoptic.engine.setup import load_config
 from ocr_panoptic.errors import BAD_INPUT
 from ocr_panoptic.evaluation.sweep import SweepRow, Thresholds, format_sweep
 
@@ -119,20 +125,32 @@ def one_line(capsys):
     return line
 
 
+MASK = {"size": [72, 96], "counts": "0"}
+
+
+def result(**fields):
+    """Return instances.json with one instance."""
+    return json.dumps([{"image_id": 1, "category_id": 14, "score": 0.5, **fields}]).encode()
+
+
 def test_broken_results_are_one_line(main, predicted, broken, capsys):
     for name, content, message in (
-        ("semantic/a.png", None, "a.png: [Errno 2] No such file or directory"),
-        ("semantic/a.png", b"no image", "expected semantic labels, of predict.py --save-semantic"),
-        ("instances.json", b"[", "instances.json: Expecting value"),
-        (
-            "instances.json",
-            b'[{"image_id": 1}]',
-            "no 'category_id'; expected a COCO result",
-        ),
-        ("instances.json", b'[{"category_id": 99}]', "category_id 99; expected a thing of dataset"),
-        ("instances.json", b'[{"category_id": 14}]', "no 'score'; expected a COCO result list"),
-        ("instances.json", None, "instances.json: No such file or directory; expected the results"),
+        ("semantic/a.png", None, "a.png: No such file or directory; expected semantic labels"),
+        ("semantic/a.png", b"no image", "a.png: not a PNG; expected semantic labels, of predict"),
+        ("instances.json", None, "instances.json: No such file or directory; expected a json"),
+        ("instances.json", b"[", "instances.json: broken json (Expecting value"),
+        ("instances.json", b"[" * 100_000, "instances.json: broken json (maximum recursion"),
+        ("instances.json", b"{}", "instances.json: no list; expected the results of predict.py"),
+        ("instances.json", b"[3]", "instances.json[0]: no object: 3; expected an object with"),
+        ("instances.json", b"[{}]", "[0]: image id: missing; expected an integer"),
+        ("instances.json", result(category_id=99), "[0]: image_id 1: category id: 99; expected"),
+        ("instances.json", result(score=float("nan")), "score: nan; expected a number from 0"),
+        ("instances.json", result(), "segmentation: missing; expected a compressed RLE"),
+        ("instances.json", result(segmentation="a"), "segmentation: 'a'; expected a compressed"),
+        ("instances.json", result(segmentation={"counts": "0"}), "rle size: missing; expected"),
+        ("instances.json", result(segmentation=MASK), "rle counts: runs of 0 pixels; expected"),
         ("panoptic.json", None, "panoptic.json: No such file or directory"),
+        ("panoptic.json", b'{"annotations": [{}]}', "[0]: image_id None, file_name None; exp"),
     ):
         good = (broken / name).read_bytes()
         (broken / name).unlink()
@@ -143,7 +161,22 @@ def test_broken_results_are_one_line(main, predicted, broken, capsys):
         (broken / name).write_bytes(good)
     Image.open(broken / "panoptic/a.png").save(broken / "semantic/a.png")
     assert main(arguments(broken, truth=predicted)) == BAD_INPUT
-    assert "semantic/a.png: image of mode RGB; expected semantic labels" in one_line(capsys)
+    assert "semantic/a.png: 8-bit RGB PNG; expected semantic labels" in one_line(capsys)
+    Image.new("L", (96, 71)).save(broken / "semantic/a.png")
+    assert main(arguments(broken, truth=predicted)) == BAD_INPUT
+    assert "semantic/a.png: 96x71 pixels; expected 96x72, as the image has" in one_line(capsys)
+    (broken / "semantic/a.png").unlink()
+    os.mkfifo(broken / "semantic/a.png")
+    assert main(arguments(broken, truth=predicted)) == BAD_INPUT
+    assert "semantic/a.png: no regular file; expected semantic labels" in one_line(capsys)
+
+
+def test_instances_of_other_images_do_not_matter(main, predicted, broken, capsys):
+    instances = json.loads((broken / "instances.json").read_text())
+    instances.append({"image_id": 77})
+    (broken / "instances.json").write_text(json.dumps(instances))
+    assert main(arguments(broken, truth=predicted)) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["0.3", "20", "0.1", *["100.00"] * 5]
 
 
 def test_an_image_without_prediction_is_one_line(main, predicted, broken, capsys):
@@ -163,11 +196,44 @@ def test_an_image_without_prediction_is_one_line(main, predicted, broken, capsys
         (["--stuff-area", "0.5"], "argument --stuff-area: invalid int value: '0.5'"),
         (["--num-procs", "0"], "--num-procs 0: expected 1 or more"),
         (["--json", "/dev/null/rows.json"], "--json: /dev/null: "),
+        (["--json", "."], "--json .: is a folder, expected a file"),
+        (["--json", str(TINY["ocr"])], "is read too, expected another file"),
     ],
 )
 def test_a_bad_command_line_is_one_line(main, predicted, capsys, flags, message):
     assert main(arguments(predicted, *flags)) == BAD_INPUT
     assert message in one_line(capsys)
+
+
+def test_the_documented_example(datasets_root, tmp_path, monkeypatch, capsys):
+    text = (REPOSITORY / "tools" / "README.md").read_text()
+    section = text.split("## sweep.py", 1)[1].split("\n## ", 1)[0]
+    block = section.split("\n\n")[1]
+    commands = [shlex.split(line) for line in re.sub(r"\\\n", " ", block).strip().splitlines()]
+    assert [words[:2] for words in commands] == [
+        ["python", "tools/predict.py"],
+        ["python", "tools/sweep.py"],
+    ]
+    # As it is written, where the configs, the easy Shapes and a demo's weights are.
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    (tmp_path / "datasets").symlink_to(datasets_root)
+    model = build_model(load_config(str(TINY["ocr"]), []))
+    (tmp_path / "output/demo/run").mkdir(parents=True)
+    Checkpointer(model, str(tmp_path / "output/demo/run")).save("model_final")
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        capsys.readouterr()
+        assert load_tool(words[1]).main(words[2:]) == 0
+    *rows, empty, highest = capsys.readouterr().out.splitlines()[2:]
+    thresholds = [tuple(map(float, row.split()[:3])) for row in rows]
+    assert thresholds == [
+        (overlap, area, score)
+        for overlap in (0.3, 0.5, 0.7)
+        for area in (0, 500, 1000)
+        for score in (0.4, 0.5, 0.6)
+    ]
+    assert not empty
+    assert highest.startswith("highest PQ ")
 
 
 def test_runs_as_a_program(predicted):

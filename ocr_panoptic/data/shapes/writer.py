@@ -75,7 +75,7 @@ def write_shapes(
     try:
         for split, count in (("train", train), ("val", val)):
             _write_split(partial, split, count, parameters, size, seed, processes)
-        partial.replace(output.resolve())
+        partial.replace(os.path.realpath(output))
     except OSError as error:
         raise InputError(f"--output {output}: {error.strerror or error}") from error
     finally:
@@ -85,9 +85,9 @@ def write_shapes(
 
 def _start_folder(output: Path) -> Path:
     """Make the folder to write to, beside ``output`` so that a rename ends the work."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
         raise InputError(f"--output {output}: exists, expected a new or empty folder")
-    target = output.resolve()
+    target = Path(os.path.realpath(output))
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     # Left behind by a killed process that had this one's number.
     shutil.rmtree(partial, ignore_errors=True)

@@ -9,7 +9,7 @@ import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ocr_panoptic.data.json_problems import is_relative_name
 from ocr_panoptic.data.problems import shown
 from ocr_panoptic.errors import InputError
-from ocr_panoptic.files import replacing, require_folder
+from ocr_panoptic.files import open_regular, read_bytes, replacing, require_folder
 from ocr_panoptic.parallel import parallel_map
 
 from .findings import annotation_findings, detection_findings, image_of, png_findings
@@ -134,7 +134,7 @@ def _rows(source: Path, unit: str, is_list: bool) -> Iterator[tuple[str, Any]]:
     """Yield where each row of a json of predictions is, and the row."""
     expected = "a list of detections" if is_list else "an object with 'annotations'"
     try:
-        with open(source, "rb") as file:
+        with open_regular(source) as file:
             stream = JsonStream(file, LARGEST_JSON)
             if stream.is_list() != is_list:
                 raise JsonError("another kind of json")
@@ -212,6 +212,7 @@ def _read_panoptic(
     Of a PNG there is the file that it is copied from, or the image that it is void for.
     """
     folder = source.with_suffix("")
+    listed = {image.png: image_id for image_id, image in target.images.items()}
     annotations: dict[int, dict[str, Any]] = {}
     pngs: dict[int, Path] = {}
     for where, row in _rows(source, "image", is_list=False):
@@ -226,6 +227,14 @@ def _read_panoptic(
                     _pick(segment, ("id", "category_id")) for segment in row["segments_info"]
                 ]
                 row["segments_info"] = segments
+            # Ids of another count name other images: those of the PNGs' names.
+            named = listed.get(PurePosixPath(png).name, image_id)
+            if image_id is not None and named != image_id:
+                raise InputError(
+                    f"{where}: image_id {image_id} with file_name {png}, which is image id {named} "
+                    f"of {target.image_info}; expected predictions made with its ids (predict.py "
+                    "--image-info)"
+                )
             if image_id is not None:
                 row["file_name"] = target.images[image_id].png
         _refuse(where, image_id, annotation_findings(row, target))
@@ -269,7 +278,7 @@ def _segment_ids(annotation: Mapping[str, Any]) -> tuple[int, ...]:
 def _check_png(job: tuple[str, int, int, int, tuple[int, ...]]) -> list[Finding]:
     path, _, height, width, segment_ids = job
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         return [("png", Words(error.strerror), "a panoptic PNG")]
     return list(png_findings(data, height, width, segment_ids))
@@ -292,7 +301,7 @@ def _write(
         if isinstance(source, ListedImage):
             data = _void_png(source.height, source.width)
         else:
-            data = source.read_bytes()
+            data = read_bytes(source)
         # PNGs are compressed already.
         archive.writestr(_entry(f"{name}/{png}", zipfile.ZIP_STORED), data)
 

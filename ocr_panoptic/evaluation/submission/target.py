@@ -101,14 +101,27 @@ def load_target(
             COCO's where it has none or, for panoptic, has COCO's without ``isthing``.
 
     Raises:
-        InputError: a file is missing or broken, or the categories cannot be told.
+        InputError: a file is missing or broken, two images would have one PNG, or the categories
+            cannot be told.
     """
-    images = {
-        image_id: ListedImage(
-            PurePosixPath(row["file_name"]).stem + ".png", row["height"], row["width"]
-        )
-        for image_id, row in load_image_info(image_info).items()
-    }
+    images: dict[int, ListedImage] = {}
+    pngs = set()
+    for image_id, row in load_image_info(image_info).items():
+        png = PurePosixPath(row["file_name"]).stem + ".png"
+        if png in pngs:
+            raise InputError(
+                f"{image_info}: image id {image_id}: 'file_name' {row['file_name']}: another image"
+                f" has the PNG {png} too; expected different names, as folders are no part of PNGs'"
+            )
+        try:
+            png.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{image_info}: image id {image_id}: 'file_name' {row['file_name']}; expected text,"
+                " as a zip names its files by it"
+            ) from error
+        pngs.add(png)
+        images[image_id] = ListedImage(png, row["height"], row["width"])
     return Target(str(image_info), images, _category_ids(panoptic, image_info, categories))
 
 
