@@ -44,7 +44,9 @@ class PanopticSet:
             annotations.append({"image_id": image_id, "file_name": png, "segments_info": segments})
             self.id_maps[png] = ids
             self.write_image(name, rng.integers(0, 255, (height, width, 3), np.uint8))
-        self.data = {"images": images, "annotations": annotations, "categories": categories}
+        self.data = {"images": images, "annotations": annotations}
+        # Its own: a test may change them.
+        self.data["categories"] = [dict(category) for category in categories]
         self.save()
 
     def write_image(self, name, pixels):

@@ -7,29 +7,25 @@ What pixels look at in a model's context blocks (relations --help says more):
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from ocr_panoptic.engine.draw import draw_relations
+from tqdm import tqdm
+
+from ocr_panoptic.engine.draw import draw_relations, parse_pixel
+from ocr_panoptic.engine.setup import TRUST_CHECKPOINT
 from ocr_panoptic.errors import BAD_INPUT, ArgumentParser, InputError, command_line
 from ocr_panoptic.visualization.saved import SavedFiles, Style, draw_saved
-
-
-def parse_pixel(text: str) -> tuple[int, int]:
-    """Read "X,Y"."""
-    try:
-        x, y = map(int, text.split(","))
-    except ValueError as error:
-        raise InputError(f"--pixel {text}: expected X,Y such as 320,240") from error
-    return x, y
 
 
 def relations(args: argparse.Namespace) -> Iterator[Path]:
     """Draw what the context blocks of a model look at from pixels: a picture for each."""
     pixels = [parse_pixel(text) for text in args.pixel]
-    return draw_relations(args.config_file, args.opts, args.input, pixels, args.output)
+    opts = [*args.trust_checkpoint, *args.opts]
+    return draw_relations(args.config_file, opts, args.input, pixels, args.output)
 
 
 def saved(args: argparse.Namespace) -> Iterator[Path | InputError]:
@@ -49,7 +45,8 @@ def add_relations(parser: argparse.ArgumentParser) -> None:
     add("--pixel", nargs="+", required=True, metavar="X,Y", help="from 0,0 at the top left")
     add("--config-file", required=True, metavar="FILE")
     add("--input", nargs="+", required=True, type=Path, metavar="IMAGE")
-    add("--output", required=True, type=Path, metavar="DIR")
+    add("--output", required=True, metavar="DIR")
+    add("--trust-checkpoint", **TRUST_CHECKPOINT)
     text = "overrides of the config, last on the line, such as MODEL.WEIGHTS model_final.pth"
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=text)
     parser.set_defaults(run=relations)
@@ -83,16 +80,19 @@ def main(argv: list[str] | None = None) -> int:
     text = "what pixels look at"
     add_relations(commands.add_parser("relations", help=text, description=relations.__doc__))
     argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
+    # Behind a space argparse takes "-1,5" for a value; for an option otherwise.
+    args = parser.parse_args([re.sub(r"^(?=-\d+,)", " ", word) for word in argv])
     if args.command and argv[0] != args.command:
         raise InputError(f"{argv[0]}: before {args.command}, expected {args.command} first")
     status = 0
     for result in args.run(args):
-        if isinstance(result, InputError):
-            print(f"error: {result}", file=sys.stderr, flush=True)
+        failed = isinstance(result, InputError)
+        stream = sys.stderr if failed else sys.stdout
+        # Above the bar of the progress, where there is one.
+        with tqdm.external_write_mode(stream):
+            print(f"error: {result}" if failed else result, file=stream, flush=True)
+        if failed:
             status = BAD_INPUT
-        else:
-            print(result, flush=True)
     return status
 
 

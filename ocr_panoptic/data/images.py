@@ -9,9 +9,18 @@ from PIL import ExifTags, Image
 
 from ocr_panoptic.errors import InputError
 
-__all__ = ["MODES_OF_8_BITS", "ON_ITS_SIDE", "check_image", "check_image_mode", "exif_orientation"]
+__all__ = [
+    "MODES_OF_8_BITS",
+    "ON_ITS_SIDE",
+    "check_image",
+    "check_image_mode",
+    "exif_orientation",
+    "require_8_bits",
+]
 
-# Pillow's conversion to RGB keeps what these show; it clips greater depths to white.
+# Pillow's conversion to RGB keeps what these show; it clips greater depths to white. (Of 16-bit RGB
+# it takes the higher 8 bits when it reads, and calls it RGB.) Of grey these would not do: files of
+# 10 or 12 bits, as cameras and scanners make them, have 16 too, and would be black.
 MODES_OF_8_BITS = frozenset(
     ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 )
@@ -36,7 +45,7 @@ def check_image(path: str | Path, width: int, height: int) -> None:
             size; names it.
     """
     mode, size, orientation = _header(path)
-    _require_8_bits(path, mode)
+    require_8_bits(path, mode)
     turned = orientation in ON_ITS_SIDE
     displayed = size[::-1] if turned else size
     if displayed != (width, height):
@@ -53,10 +62,15 @@ def check_image_mode(path: str | Path) -> None:
     Raises:
         InputError: the file is missing, no image, or of more than 8 bits per channel; names it.
     """
-    _require_8_bits(path, _header(path)[0])
+    require_8_bits(path, _header(path)[0])
 
 
-def _require_8_bits(path: str | Path, mode: str) -> None:
+def require_8_bits(path: str | Path, mode: str) -> None:
+    """Check Pillow's mode of an image; training, prediction and pictures refuse the same files.
+
+    Raises:
+        InputError: it is none of :data:`MODES_OF_8_BITS`; names the file.
+    """
     if mode not in MODES_OF_8_BITS:
         raise InputError(
             f"{path}: image of Pillow's mode {mode}; expected 8 bits per channel, as greyscale,"

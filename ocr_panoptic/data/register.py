@@ -10,10 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-from detectron2.utils.colormap import colormap
 
 from ocr_panoptic.data.coco_panoptic import semantic_labels
+from ocr_panoptic.data.colors import category_colors
 from ocr_panoptic.data.derived import (
     DerivedData,
     PanopticSource,
@@ -200,8 +199,8 @@ def _load(name: str, evaluator_type: str) -> list[dict]:
 def panoptic_metadata(categories: Sequence[dict], source: str | Path = "categories") -> dict:
     """Return the metadata of a panoptic data set, in the fields that Detectron2 uses for COCO.
 
-    Classes are in the order of the category ids. Colours are the categories' own ``color``, and
-    for those without from a fixed list.
+    Classes are in the order of the category ids. Colours are those of
+    :func:`~ocr_panoptic.data.colors.category_colors`.
 
     Args:
         categories: of a COCO panoptic json, checked.
@@ -222,11 +221,9 @@ def panoptic_metadata(categories: Sequence[dict], source: str | Path = "categori
     categories = sorted(categories, key=lambda category: category["id"])
     things = [category for category in categories if category["isthing"]]
     stuff = [category for category in categories if not category["isthing"]]
-    palette = _palette()
-    colors = {
-        category["id"]: _color(category, palette[position % len(palette)], source)
-        for position, category in enumerate([*things, *stuff])
-    }
+    for category in categories:
+        _check_color(category, source)
+    colors = {key: list(color) for key, color in category_colors(categories).items()}
     free = max(category["id"] for category in categories) + 1
     metadata = {
         "thing_classes": [category["name"] for category in things],
@@ -248,18 +245,9 @@ def panoptic_metadata(categories: Sequence[dict], source: str | Path = "categori
     return metadata
 
 
-def _palette() -> list[list[int]]:
-    """Return Detectron2's colours for masks, then those of COCO's classes, each once."""
-    masks = colormap(rgb=True, maximum=255).round().astype(int).tolist()
-    colors = [*masks, *(category["color"] for category in COCO_CATEGORIES)]
-    return [list(color) for color in dict.fromkeys(map(tuple, colors))]
-
-
-def _color(category: dict, default: list[int], source: str | Path) -> list[int]:
+def _check_color(category: dict, source: str | Path) -> None:
     color = category.get("color")
-    if color is None:
-        return default
-    if (
+    if color is not None and (
         not isinstance(color, list)
         or len(color) != 3
         or not all(type(channel) is int and 0 <= channel <= 255 for channel in color)
@@ -268,4 +256,3 @@ def _color(category: dict, default: list[int], source: str | Path) -> list[int]:
             f"{source}: category id {category['id']}: 'color' is {color!r};"
             " expected [red, green, blue], each 0 to 255"
         )
-    return color

@@ -13,7 +13,20 @@ from ocr_panoptic.visualization.relations import relations_of_pixels
 from .prediction import check_images, check_prediction, class_metadata, load_model, read_input
 from .setup import load_config
 
-__all__ = ["draw_relations"]
+__all__ = ["draw_relations", "parse_pixel"]
+
+
+def parse_pixel(text: str) -> tuple[int, int]:
+    """Read the "X,Y" of a command line.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        x, y = map(int, text.split(","))
+    except ValueError as error:
+        raise InputError(f"--pixel {text.strip()}: expected X,Y such as 320,240") from error
+    return x, y
 
 
 def draw_relations(
@@ -21,7 +34,7 @@ def draw_relations(
     overrides: Sequence[str],
     images: Sequence[Path],
     pixels: Sequence[tuple[int, int]],
-    output: Path,
+    output: str | Path,
 ) -> Iterator[Path]:
     """Draw what the context blocks of a model look at from pixels of images.
 
@@ -35,7 +48,8 @@ def draw_relations(
         output: folder for the pictures; made if it is missing.
 
     Yields:
-        The path of each picture, ``<image>_<x>_<y>_<block>.png``, when it is there.
+        The path of each picture, ``<image>_<x>_<y>_<config>_<block>.png``, when it is there, where
+        ``<config>`` is the name of the config file.
 
     Raises:
         InputError: for a config, weights, an image, a pixel or a folder that cannot be used, or a
@@ -50,10 +64,14 @@ def draw_relations(
                     f"--pixel {x},{y}: not in {path}, expected 0,0 to {width - 1},{height - 1} "
                     f"in its {width}x{height} pixels"
                 )
+    # As it was given: the path of no name at all would be the folder one is in.
     require_folder(output, "--output")
+    output = Path(output)
     check_prediction(cfg, output)
     model, metadata = load_model(cfg), class_metadata(cfg)
     for path in images:
         image, inputs = read_input(cfg, path)
         relations = relations_of_pixels(model, inputs, pixels)
-        yield from write_relations(output, path.stem, image, relations, metadata)
+        yield from write_relations(
+            output, path.stem, image, relations, metadata, model=Path(config_file).stem
+        )

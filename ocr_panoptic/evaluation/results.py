@@ -11,6 +11,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ocr_panoptic.data.register import NO_THINGS
 from ocr_panoptic.data.segments import measure_segments
 from ocr_panoptic.errors import InputError
 
@@ -148,7 +149,8 @@ def result_categories(metadata: Metadata) -> list[dict[str, Any]]:
 
     Returns:
         Dicts with ``id``, ``name``, ``isthing`` (0 or 1) and, where it is known, ``color``. The
-        class that stands for all things in a semantic head is left out.
+        class that stands for all things in a semantic head is left out, as is
+        :data:`~ocr_panoptic.data.register.NO_THINGS`.
     """
     categories: dict[int, dict[str, Any]] = {}
     for kind in ("stuff", "thing"):
@@ -157,6 +159,8 @@ def result_categories(metadata: Metadata) -> list[dict[str, Any]]:
         mapping = metadata.get(f"{kind}_dataset_id_to_contiguous_id", {})
         for dataset_id, label in mapping.items():
             if kind == "stuff" and label == 0 and names[0] == _MERGED_THINGS:
+                continue
+            if kind == "thing" and names == [NO_THINGS]:
                 continue
             # Things come second: an id that is in both is a thing's.
             category = {

@@ -9,10 +9,9 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ocr_panoptic.data.colors import Color
 from ocr_panoptic.errors import InputError
 from ocr_panoptic.files import write_text
-
-from .labels import Color
 
 __all__ = ["Gallery", "GalleryClass", "GalleryImage", "gallery_file", "write_gallery"]
 
@@ -106,6 +105,7 @@ def write_gallery(folder: Path, gallery: Gallery) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["address"] = _address
     html = environment.get_template("gallery.html").render(gallery=gallery, data=_data(gallery))
     path = Path(folder) / "index.html"
     try:
@@ -132,7 +132,7 @@ def _data(gallery: Gallery) -> dict:
         "images": [
             {
                 "name": image.name,
-                "src": quote(f"{_FOLDER}/{image.path}"),
+                "src": _address(f"{_FOLDER}/{image.path}"),
                 "size": list(image.size),
                 "pq": _rounded(image.quality),
                 "classes": [
@@ -142,6 +142,11 @@ def _data(gallery: Gallery) -> dict:
             for image in gallery.images
         ],
     }
+
+
+def _address(path: str) -> str:
+    # A name that is no text has bytes in an address too.
+    return quote(path, errors="surrogateescape")
 
 
 def _rounded(value: float | None) -> float | None:

@@ -9,10 +9,9 @@ import numpy as np
 from detectron2.data import Metadata
 from detectron2.utils.visualizer import VisImage, Visualizer
 
-__all__ = ["Color", "LabelVisualizer"]
+from ocr_panoptic.data.colors import Color
 
-Color = tuple[int, int, int]
-"""RGB, 0 to 255."""
+__all__ = ["LabelVisualizer"]
 
 # A label is left out where it would hide a segment smaller than this part of the label's area.
 _MIN_LABELLED_PART = 0.35

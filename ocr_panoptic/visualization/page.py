@@ -12,7 +12,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .labels import Color
+from ocr_panoptic.data.colors import Color
+
 from .regions import draw_region
 
 __all__ = ["Bar", "Chart", "Panel", "draw_heat", "draw_page"]

@@ -13,10 +13,11 @@ import numpy as np
 from detectron2.data import Metadata
 from detectron2.utils.colormap import colormap
 
+from ocr_panoptic.data.colors import Color
 from ocr_panoptic.data.panoptic_json import read_panoptic_png
 from ocr_panoptic.errors import InputError
 
-from .labels import Color, LabelVisualizer
+from .labels import LabelVisualizer
 
 __all__ = ["draw_panoptic", "from_ground_truth", "legend"]
 

@@ -37,8 +37,10 @@ def write_relations(
     image: np.ndarray,
     relations: Sequence[PixelRelations],
     metadata: Metadata | None = None,
+    *,
+    model: str,
 ) -> Iterator[Path]:
-    """Write one PNG for each pixel and block, named ``<name>_<x>_<y>_<block>.png``.
+    """Write one PNG for each pixel and block, named ``<name>_<x>_<y>_<model>_<block>.png``.
 
     Args:
         folder: where; made if it is missing. A file appears whole or not at all.
@@ -46,6 +48,7 @@ def write_relations(
         image: (H, W, 3) uint8, RGB, in its original size.
         relations: of that image.
         metadata: as for :func:`draw_relations`.
+        model: name of the model, in the picture too.
 
     Yields:
         The path of each file, when it is there.
@@ -55,8 +58,8 @@ def write_relations(
     """
     for entry in relations:
         x, y = entry.pixel
-        path = Path(folder) / f"{name}_{x}_{y}_{entry.block}.png"
-        picture = draw_relations(image, entry, name=name, metadata=metadata)
+        path = Path(folder) / f"{name}_{x}_{y}_{model}_{entry.block}.png"
+        picture = draw_relations(image, entry, name=name, model=model, metadata=metadata)
         try:
             with replacing(path) as temporary:
                 Image.fromarray(picture).save(temporary, format="PNG")
@@ -70,6 +73,7 @@ def draw_relations(
     relations: PixelRelations,
     *,
     name: str = "",
+    model: str = "",
     metadata: Metadata | None = None,
 ) -> np.ndarray:
     """Draw what a block looks at from a pixel: the image, and beside it each map or the regions.
@@ -82,6 +86,7 @@ def draw_relations(
         image: (H, W, 3) uint8, RGB, in its original size.
         relations: of that image.
         name: what the picture calls the image.
+        model: what it calls the model.
         metadata: gives ``stuff_classes``, and optionally ``stuff_colors`` (RGB, 0 to 255), of an
             OCR block's regions. Where these are not K, the regions are numbered.
 
@@ -113,7 +118,7 @@ def draw_relations(
     row, column = relations.cell
     rows, columns = (math.ceil(cells) for cells in relations.extent)
     return draw_page(
-        " \N{MIDDLE DOT} ".join(filter(None, (name, f"pixel {x}, {y}"))),
+        " \N{MIDDLE DOT} ".join(filter(None, (name, f"pixel {x}, {y}", model))),
         f"{relations.kind}: {relations.block}, from cell {column}, {row} of {columns} x {rows}",
         panels,
         chart,

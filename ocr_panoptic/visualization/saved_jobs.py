@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ocr_panoptic.data.problems import shown
@@ -13,6 +14,8 @@ from ocr_panoptic.errors import InputError
 from .saved_json import ImageFolder, SavedPanoptic, check_annotation, relative_name
 
 __all__ = ["Job", "SavedFiles", "list_jobs"]
+
+_IDS = "(predict.py --image-info gives images the ids that a json has)"
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,10 @@ class _JobMaker:
             if truth is None:
                 raise InputError(
                     f"{self._truth.path}: no annotation of image_id"
-                    f" {shown(annotation['image_id'])}, expected one for each of {self._saved.path}"
+                    f" {shown(annotation['image_id'])}, expected one for each of"
+                    f" {self._saved.path} {_IDS}"
                 )
+            self._require_one_image(annotation["image_id"])
             check_annotation(self._truth.path, truth)
             truth_png = self._files.ground_truth_root / truth["file_name"]
         job = Job(self._image(annotation, png), png, annotation, truth_png, truth)
@@ -152,6 +157,17 @@ class _JobMaker:
         self._names.add(job.name)
         return job
 
+    def _require_one_image(self, image_id: Any) -> None:
+        """Refuse an id under which the two jsons have different images."""
+        names = [source.file_names.get(image_id) for source in (self._saved, self._truth)]
+        # One of the two may have the folder in its names too, or another suffix.
+        ends = [_from_the_end(name) for name in names if isinstance(name, str)]
+        if len(ends) == 2 and any(part != other for part, other in zip(*ends, strict=False)):
+            raise InputError(
+                f"{self._saved.path}: image id {shown(image_id)} is {names[0]}, but {names[1]} in"
+                f" {self._truth.path}, expected one image {_IDS}"
+            )
+
     def _image(self, annotation: Mapping[str, Any], png: Path) -> Path:
         """Find an image by its id in ``images``, or by the annotation's name."""
         image_id = annotation["image_id"]
@@ -161,15 +177,20 @@ class _JobMaker:
         return self._folder.find(relative_name("", annotation["file_name"]), png)
 
 
+def _from_the_end(name: str) -> tuple[str, ...]:
+    path = PurePosixPath(name)
+    return path.stem, *reversed(path.parent.parts)
+
+
 def _keep_input(output: Path, jobs: Sequence[Job]) -> None:
     """Refuse to write over a file that is read."""
     inputs = {
-        path.resolve(): path
+        os.path.realpath(path): path
         for job in jobs
         for path in (job.image, job.png, job.truth_png)
         if path is not None
     }
     for job in jobs:
-        path = inputs.get(job.picture(output).resolve())
+        path = inputs.get(os.path.realpath(job.picture(output)))
         if path is not None:
             raise InputError(f"--output {output}: {path} would be replaced, expected another")

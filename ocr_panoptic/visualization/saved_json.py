@@ -6,10 +6,7 @@ when its turn comes, by :func:`check_annotation`.
 
 from __future__ import annotations
 
-import colorsys
 import functools
-import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +15,13 @@ from typing import Any
 
 import matplotlib
 from detectron2.data import Metadata
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from matplotlib.ft2font import FT2Font
 
+from ocr_panoptic.data.colors import Color, category_colors, numbered_color
 from ocr_panoptic.data.json_problems import MAX_SEGMENT_ID, is_integer, is_relative_name
-from ocr_panoptic.data.panoptic_json import load_json
+from ocr_panoptic.data.panoptic_json import load_json, read_json
 from ocr_panoptic.data.problems import shown
 from ocr_panoptic.errors import InputError
-
-from .labels import Color
 
 __all__ = [
     "Category",
@@ -41,9 +36,6 @@ __all__ = [
 ]
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-# Lightness and saturation of ids in turn; five, as hues nearly repeat after 8, 13 and 21.
-_TONES = ((0.52, 0.72), (0.7, 0.75), (0.36, 0.65), (0.6, 0.45), (0.46, 0.42))
-_COCO_COLORS = {(row["id"], row["name"]): tuple(row["color"]) for row in COCO_CATEGORIES}
 
 
 @dataclass(frozen=True)
@@ -99,13 +91,8 @@ def load_categories(path: str | Path) -> list[Category]:
     Raises:
         InputError: the json is missing or broken, or its categories are wrong.
     """
-    try:
-        content = Path(path).read_bytes()
-        rows = json.loads(content) if content.lstrip().startswith(b"[") else None
-    except (OSError, ValueError, RecursionError):
-        # The reader of objects says what is wrong.
-        rows = None
-    if rows is None:
+    rows = read_json(path)
+    if not isinstance(rows, list):
         rows = load_json(path, ("categories",))["categories"]
     return _categories(path, rows)
 
@@ -127,7 +114,7 @@ def list_categories(
                 found.add(category_id)
     unknown = sorted(found - {category.id for category in known})
     return known + [
-        Category(number, f"id {number}", f"id {number}", False, _color_of_id(number))
+        Category(number, f"id {number}", f"id {number}", False, numbered_color(number))
         for number in unknown
     ]
 
@@ -222,7 +209,7 @@ class ImageFolder:
         found = [
             folder / file
             for file in self._listing(folder).get(name.stem, ())
-            if (folder / file).resolve() != other_than.resolve()
+            if os.path.realpath(folder / file) != os.path.realpath(other_than)
         ]
         if not found:
             raise InputError(f"{folder / name.stem}.*: no such file, expected an image")
@@ -250,14 +237,15 @@ def _is_id(value: Any) -> bool:
 def _categories(path: str | Path, rows: Any) -> list[Category]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: 'categories' is no list of objects; expected COCO's, or none")
-    categories: dict[int, Category] = {}
+    seen = set()
     for position, row in enumerate(rows):
         category_id, color = row.get("id"), row.get("color")
         where = f"{path}: categories[{position}]"
         if not is_integer(category_id):
             raise InputError(f"{where}: 'id' is {shown(category_id)}; expected an integer")
-        if category_id in categories:
+        if category_id in seen:
             raise InputError(f"{where}: 'id' {category_id} occurs twice; expected unique ids")
+        seen.add(category_id)
         name = row.get("name")
         has_color = isinstance(color, list | tuple) and len(color) == 3
         has_color = has_color and all(is_integer(c) and 0 <= c <= 255 for c in color)
@@ -268,21 +256,17 @@ def _categories(path: str | Path, rows: Any) -> list[Category]:
         ):
             if not right:
                 raise InputError(f"{where}: '{key}' is {shown(row.get(key))}; expected {expected}")
-        if color is None:
-            color = _COCO_COLORS.get((category_id, name)) or _color_of_id(category_id)
-        categories[category_id] = Category(
-            category_id, name, _label(name, category_id), bool(row["isthing"]), tuple(color)
+    colors = category_colors(rows)
+    return [
+        Category(
+            row["id"],
+            row["name"],
+            _label(row["name"], row["id"]),
+            bool(row["isthing"]),
+            colors[row["id"]],
         )
-    return list(categories.values())
-
-
-def _color_of_id(category_id: int) -> Color:
-    """Return a colour that depends on nothing else; ids close to each other get unlike ones."""
-    # Steps of the golden ratio never come back near to where a few others were.
-    hue = category_id % 99991 * (math.sqrt(5) - 1) / 2 % 1
-    lightness, saturation = _TONES[category_id % len(_TONES)]
-    rgb = colorsys.hls_to_rgb(hue, lightness, saturation)
-    return tuple(round(255 * channel) for channel in rgb)
+        for row in rows
+    ]
 
 
 def _label(name: str, category_id: int) -> str:

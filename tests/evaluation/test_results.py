@@ -18,6 +18,7 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 
 from ocr_panoptic.data.panoptic_json import load_panoptic_json, write_panoptic_png
+from ocr_panoptic.data.register import NO_THINGS, panoptic_metadata
 from ocr_panoptic.errors import InputError
 from ocr_panoptic.evaluation.results import (
     instance_results,
@@ -201,6 +202,14 @@ def test_categories_of_registered_data_sets(name, count, things):
     assert len(categories) == count
     assert sum(category["isthing"] for category in categories) == things
     assert [category["id"] for category in categories] == sorted({c["id"] for c in categories})
+
+
+def test_the_thing_class_of_a_data_set_without_things_is_none_of_its_categories():
+    rows = [{"id": number, "name": f"stuff {number}", "isthing": 0} for number in (7, 300)]
+    metadata = Metadata().set(**panoptic_metadata(rows))
+    assert metadata.thing_classes == [NO_THINGS]
+    categories = result_categories(metadata)
+    assert [{key: row[key] for key in rows[0]} for row in categories] == rows
 
 
 def test_what_the_data_set_does_not_have_is_named():

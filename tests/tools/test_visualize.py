@@ -51,7 +51,7 @@ def test_one_picture_for_each_image_pixel_and_block(main, photo, tmp_path, capsy
     argv = arguments([photo, other], tmp_path / "out", "80,70", "0,0", "80,70", overrides=CONTEXT)
     assert main(argv) == 0
     expected = [
-        tmp_path / "out" / f"{stem}_{pixel}_{block}.png"
+        tmp_path / "out" / f"{stem}_{pixel}_panoptic_fpn_ocr_tiny_{block}.png"
         for stem in ("photo", "other")
         for pixel in ("80_70", "0_0")
         for block in BLOCKS
@@ -74,7 +74,7 @@ def test_weights_are_those_of_the_checkpoint(main, photo, tmp_path, caplog):
     weights = ["MODEL.WEIGHTS", tmp_path / "model.pth"]
     assert main(arguments(photo, tmp_path / "loaded", "5,5", overrides=weights)) == 0
     assert "random weights" not in caplog.text
-    name = "photo_5_5_sem_seg_head.ocr.png"
+    name = "photo_5_5_panoptic_fpn_ocr_tiny_sem_seg_head.ocr.png"
     random, loaded = ((tmp_path / folder / name) for folder in ("random", "loaded"))
     assert random.read_bytes() != loaded.read_bytes()
 
@@ -84,7 +84,7 @@ def test_classes_are_named_after_the_data_set(main, photo, tmp_path):
     for names, folder in ((("shapes_easy_val_panoptic_separated",), "named"), ((), "numbered")):
         overrides = ["DATASETS.TEST", names, "DATASETS.TRAIN", ()]
         assert main(arguments(photo, tmp_path / folder, "5,5", overrides=overrides)) == 0
-    name = "photo_5_5_sem_seg_head.ocr.png"
+    name = "photo_5_5_panoptic_fpn_ocr_tiny_sem_seg_head.ocr.png"
     assert (tmp_path / "named" / name).read_bytes() != (tmp_path / "numbered" / name).read_bytes()
 
 
@@ -132,6 +132,8 @@ def one_line(capsys):
         ("140,5", "--pixel 140,5: not in {photo}, expected 0,0 to 139,99 in its 140x100 pixels"),
         ("5,100", "--pixel 5,100: not in {photo}, expected 0,0 to 139,99"),
         ("5,-1", "--pixel 5,-1: not in {photo}"),
+        ("-1,5", "--pixel -1,5: not in {photo}, expected 0,0 to 139,99"),
+        ("-1,x", "--pixel -1,x: expected X,Y"),
         ("5", "--pixel 5: expected X,Y such as 320,240"),
         ("5,5,5", "--pixel 5,5,5: expected X,Y"),
         ("5,x", "--pixel 5,x: expected X,Y"),
@@ -223,6 +225,22 @@ def test_a_missing_config_and_a_bad_output_are_one_line(main, photo, tmp_path, c
     assert f"--output: {photo}: " in one_line(capsys)
 
 
+def test_an_output_without_a_name_is_not_the_current_folder(
+    main, photo, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments(photo, "", "3,3")) == BAD_INPUT
+    assert "--output: : no name, expected a folder to write to" in one_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_deep_grey_is_refused_as_in_training(main, tmp_path, capsys):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((40, 50), 700, np.uint16)).save(path)
+    assert main(arguments(path, tmp_path / "out", "3,3")) == BAD_INPUT
+    assert f"{path}: image of Pillow's mode I;16; expected 8 bits per" in one_line(capsys)
+
+
 def test_runs_as_a_program(photo, tmp_path):
     done = subprocess.run(
         [sys.executable, "tools/visualize.py", *arguments(photo, tmp_path / "out", "80,70")],
@@ -232,7 +250,7 @@ def test_runs_as_a_program(photo, tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    picture = tmp_path / "out" / "photo_80_70_sem_seg_head.ocr.png"
+    picture = tmp_path / "out" / "photo_80_70_panoptic_fpn_ocr_tiny_sem_seg_head.ocr.png"
     assert done.stdout == f"{picture}\n"
     assert picture.is_file()
     assert done.stderr == "MODEL.WEIGHTS is empty: random weights are drawn\n"

@@ -1,5 +1,6 @@
 """visualize.py without a command: pictures of saved results."""
 
+import io
 import re
 import shlex
 import shutil
@@ -142,6 +143,24 @@ def test_the_examples_of_the_readme(main, datasets_root, tmp_path, monkeypatch, 
         assert len(paths) == 6
         assert paths[-1] == f"{output}/index.html"
     assert "<dd>100.0</dd>" in (tmp_path / "output/compared/index.html").read_text()
+
+
+def test_paths_and_errors_stand_above_the_bar(main, data, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    (data.panoptic_root / "b.png").unlink()
+    output = tmp_path / "out"
+    assert main(arguments(data, output, "--num-procs", "1")) == BAD_INPUT
+    assert "2/2" in terminal.getvalue()
+    # What is left of each line where the bar was cleared.
+    lines = [line.rsplit("\r", 1)[-1] for line in terminal.getvalue().splitlines(keepends=False)]
+    assert str(output / "a.png") in lines
+    assert any(line.startswith(f"error: {data.panoptic_root / 'b.png'}: ") for line in lines)
 
 
 def test_runs_as_a_program(data, tmp_path):

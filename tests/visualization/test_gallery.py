@@ -1,7 +1,9 @@
 """The page of pictures: what it holds, what it needs, and that names cannot break it."""
 
 import json
+import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -106,6 +108,12 @@ def test_pictures_are_beside_the_page_whatever_their_names(text):
             address = row["src"] + panel["suffix"]
             assert re.fullmatch(r"[\w./%~-]+", address)
             assert Path(unquote(address)) == gallery_file(image.path, key)
+
+
+def test_an_address_may_hold_bytes_that_are_no_text(tmp_path):
+    image = replace(gallery().images[0], path=os.fsdecode(b"\xff"))
+    path = write_gallery(tmp_path, gallery([image]))
+    assert data_of(path.read_text(encoding="utf-8"))["images"][0]["src"] == "index_files/%FF"
 
 
 def test_the_page_needs_nothing_else(text):

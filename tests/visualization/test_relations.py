@@ -398,22 +398,26 @@ def test_odd_names_are_drawn(metadata):
 def test_files_are_named_after_what_they_show_and_come_out_the_same(tmp_path, ocr_model):
     found = relations_of_pixels(ocr_model, INPUTS, [(3, 4), (50, 20)])
     once, again = (
-        list(write_relations(tmp_path / folder, "photo.of", IMAGE, found)) for folder in "ab"
+        list(write_relations(tmp_path / folder, "photo.of", IMAGE, found, model="isa.v2"))
+        for folder in "ab"
     )
     assert once == [
         tmp_path / "a" / name
-        for name in ("photo.of_3_4_sem_seg_head.ocr.png", "photo.of_50_20_sem_seg_head.ocr.png")
+        for name in (
+            "photo.of_3_4_isa.v2_sem_seg_head.ocr.png",
+            "photo.of_50_20_isa.v2_sem_seg_head.ocr.png",
+        )
     ]
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
     assert sorted((tmp_path / "a").iterdir()) == sorted(once)
     with Image.open(once[0]) as picture:
         np.testing.assert_array_equal(
-            np.asarray(picture), draw_relations(IMAGE, found[0], name="photo.of")
+            np.asarray(picture), draw_relations(IMAGE, found[0], name="photo.of", model="isa.v2")
         )
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     name = 300 * "x"
-    with pytest.raises(InputError, match=r"x_40_21_a.block.png: cannot be written \(File name"):
-        list(write_relations(tmp_path, name, IMAGE, [entry_of(regions=torch.ones(1))]))
+    with pytest.raises(InputError, match=r"x_40_21_m_a.block.png: cannot be written \(File name"):
+        list(write_relations(tmp_path, name, IMAGE, [entry_of(regions=torch.ones(1))], model="m"))
     assert not list(tmp_path.iterdir())

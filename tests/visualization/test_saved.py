@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -495,7 +496,25 @@ def test_two_annotations_of_one_name_and_a_missing_truth(truth, results, tmp_pat
     where = f"{results.json}: annotation of image_id 6: 'file_name' a.png occurs twice, expected"
     assert where in str(twice)
     expected = f"{truth.json}: no annotation of image_id 99, expected one for each of"
-    assert str(missing) == f"{expected} {results.json}"
+    assert str(missing) == (
+        f"{expected} {results.json} (predict.py --image-info gives images the ids that a json has)"
+    )
+
+
+def test_an_id_of_two_images_is_not_compared(truth, results, tmp_path):
+    # As predict.py numbers them, in the order of the names of other images.
+    names = {5: "b.jpg", 6: "other/b.png"}
+    results.data["images"] = [{"id": key, "file_name": name} for key, name in names.items()]
+    results.save()
+    results.write_image("other/b.png", np.zeros((48, 64, 3), np.uint8))
+    files = replace(files_of(results, truth), image_root=results.image_root)
+    error, path = draw(results, tmp_path / "out", files=files)
+    assert str(error) == (
+        f"{results.json}: image id 5 is b.jpg, but a.jpg in {truth.json}, expected one image"
+        " (predict.py --image-info gives images the ids that a json has)"
+    )
+    # One name has a folder and another suffix.
+    assert path.name == "b.png"
 
 
 def test_a_page_is_not_written_without_a_picture(truth, tmp_path):
