@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .attention import attention, check_padding_mask, relation, to_map, to_rows
 from .context_layer import ContextLayer
+from .pooling import all_padding, maxima
 
 __all__ = ["NonLocal"]
 
@@ -80,8 +81,8 @@ class NonLocal(ContextLayer):
         key, value = self.key(feats), self.value(feats)
         mask = padding_mask
         if self.subsample:
-            key, value = (_maxima(part, padding_mask) for part in (key, value))
-            mask = None if padding_mask is None else _all_padding(padding_mask)
+            key, value = (maxima(part, padding_mask) for part in (key, value))
+            mask = None if padding_mask is None else all_padding(padding_mask)
         context = attention(
             to_rows(self.query(feats)),
             to_rows(key),
@@ -111,8 +112,8 @@ class NonLocal(ContextLayer):
         if not self.subsample:
             weights = relation(query, to_rows(key), None if mask is None else mask.flatten(1))
             return weights.view(len(feats), *feats.shape[2:])
-        key = _maxima(key, padding_mask)
-        mask = None if padding_mask is None else _all_padding(padding_mask).flatten(1)
+        key = maxima(key, padding_mask)
+        mask = None if padding_mask is None else all_padding(padding_mask).flatten(1)
         weights = relation(query, to_rows(key), mask).view(len(feats), 1, *key.shape[2:])
         valid = feats.new_ones(len(feats), 1, *feats.shape[2:])
         if padding_mask is not None:
@@ -120,22 +121,3 @@ class NonLocal(ContextLayer):
         counts = F.avg_pool2d(valid, 2, ceil_mode=True, divisor_override=1)
         shares = (weights / counts.clamp(min=1)).repeat_interleave(2, 2).repeat_interleave(2, 3)
         return (shares[:, :, : feats.shape[2], : feats.shape[3]] * valid).squeeze(1)
-
-
-def _maxima(feats: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Take the maxima of 2x2 valid positions; an odd last row or column is not dropped."""
-    if padding_mask is not None:
-        # The lowest finite number, not -inf: keys that are all padding get no weight, but are
-        # multiplied by it.
-        lowest = torch.finfo(feats.dtype).min
-        feats = feats.masked_fill(padding_mask.unsqueeze(1), lowest)
-    maxima = F.max_pool2d(feats, 2, ceil_mode=True)
-    if padding_mask is not None:
-        maxima = maxima.masked_fill(_all_padding(padding_mask).unsqueeze(1), 0)
-    return maxima
-
-
-def _all_padding(padding_mask: Tensor) -> Tensor:
-    """Say of (N, H, W) which 2x2 positions are all padding, (N, ceil(H / 2), ceil(W / 2))."""
-    valid = (~padding_mask).unsqueeze(1).float()
-    return F.max_pool2d(valid, 2, ceil_mode=True).squeeze(1) == 0

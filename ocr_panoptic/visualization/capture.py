@@ -10,7 +10,7 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ocr_panoptic.layers import OCRModule
+from ocr_panoptic.layers import RegionContext
 
 __all__ = ["padded_size", "predict_with_regions", "recorded_arguments", "without_padding"]
 
@@ -24,23 +24,28 @@ def predict_with_regions(model: nn.Module, inputs: dict) -> tuple[dict, Tensor |
     weights of eq. 4, a softmax over the positions, peak on the few surest ones.)
 
     Args:
-        model: a Detectron2 model, in evaluation mode; with an :class:`~..layers.OCRModule` in it
-            there are regions.
+        model: a Detectron2 model, in evaluation mode; with a :class:`~..layers.RegionContext` in
+            it, such as OCR, there are regions, unless they are the ground truth.
         inputs: one image in the format of Detectron2's models: "image" (3, H, W), "height" and
             "width".
 
     Returns:
         The model's result for the image, and its soft object regions (K, h, w), which sum to 1
-        over K, at the layer's stride without the batch's padding; or None for a model without an
-        OCR layer.
+        over K, at the layer's stride without the batch's padding; or None for a model without
+        such a layer.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, OCRModule)]
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, RegionContext) and not layer.uses_ground_truth
+    ]
     with recorded_arguments(layers) as calls:
         result = model([inputs])[0]
     if not calls:
         return result, None
-    *_, last = calls.values()
-    regions = last["region_logits"][0].float().softmax(dim=0)
+    layer, last = list(calls.items())[-1]
+    scores = layer.region_scores(last["feats"], last.get("region_logits"))
+    regions = scores[0].float().softmax(dim=0)
     return result, without_padding(regions, model, inputs)
 
 

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ocr_panoptic.errors import InputError
-from ocr_panoptic.layers import InterlacedSparseSelfAttention, NonLocal, OCRModule, SelfAttention
+from ocr_panoptic.layers import (
+    ASPOC,
+    InterlacedSparseSelfAttention,
+    NonLocal,
+    PyramidOC,
+    RegionContext,
+    SelfAttention,
+)
 
 from .capture import padded_size, recorded_arguments, without_padding
 
@@ -29,8 +36,12 @@ _KINDS = {
     InterlacedSparseSelfAttention: "interlaced sparse self-attention",
     NonLocal: "non-local",
     SelfAttention: "self-attention",
-    OCRModule: "OCR",
+    RegionContext: "OCR",
 }
+
+
+# The context layers inside do not look at the map that these are called with.
+_OTHER_MAPS = (ASPOC, PyramidOC)
 
 
 class RelationMap(NamedTuple):
@@ -72,12 +83,19 @@ class PixelRelations(NamedTuple):
 
 
 def context_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the context layers in a model by name; layers inside another are a part of it."""
+    """Return the context layers in a model by name; layers inside another are a part of it.
+
+    Those that look at parts of the map, or at a smaller one, are not among them.
+    """
     blocks: dict[str, nn.Module] = {}
+    seen: list[str] = []
     for name, layer in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in blocks)
-        if isinstance(layer, tuple(_KINDS)) and not inside:
+        if any(name.startswith(f"{outer}.") for outer in seen):
+            continue
+        if isinstance(layer, tuple(_KINDS)):
             blocks[name] = layer
+        if name in blocks or isinstance(layer, _OTHER_MAPS):
+            seen.append(name)
     return blocks
 
 
@@ -170,7 +188,7 @@ def look(
         self-attention the global and the local relation, and the dense relation of eq. 9 that they
         make together, or the one stage that it has.
     """
-    if isinstance(layer, OCRModule):
+    if isinstance(layer, RegionContext):
         _, relations = layer.regions_and_relations(**arguments)
         for row, column in cells:
             yield [], relations[0, :, row, column].float()

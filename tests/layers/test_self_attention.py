@@ -110,9 +110,9 @@ def assert_equals_reference(outputs, reference, feats, mask):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-def assert_ignores_padding(layer, size, padded_size, filling):
+def assert_ignores_padding(layer, size, padded_size, filling, channels=4):
     """Compare a map alone with the same at the top left of a larger one, full of something."""
-    feats = make_feats(size, batch=1)
+    feats = make_feats(size, batch=1, channels=channels)
     padded = torch.full((1, feats.shape[1], *padded_size), float(filling), dtype=feats.dtype)
     padded[..., : size[0], : size[1]] = feats
     mask = make_mask(padded_size, size)
@@ -121,10 +121,11 @@ def assert_ignores_padding(layer, size, padded_size, filling):
         torch.testing.assert_close(out, layer(feats), rtol=0, atol=1e-9)
 
 
-def assert_trains(layer, size, *valid):
+def assert_trains(layer, size, *valid, channels=4):
     """Take one step's gradients in float32 of images of some sizes; all must be finite."""
     layer = copy.deepcopy(layer).float().train()
-    feats = make_feats(size, batch=len(valid), dtype=torch.float32).requires_grad_()
+    feats = make_feats(size, batch=len(valid), channels=channels, dtype=torch.float32)
+    feats.requires_grad_()
     mask = make_mask(size, *valid)
     out = layer(feats, padding_mask=mask)
     assert out.isfinite().all()
@@ -135,11 +136,11 @@ def assert_trains(layer, size, *valid):
     assert all(buffer.isfinite().all() for buffer in layer.buffers())
 
 
-def assert_runs_in_half_precision(layer, size):
+def assert_runs_in_half_precision(layer, size, channels=4):
     """Compare bfloat16 under autocast and a float16 layer with float32, with and without mask."""
     for mask in make_masks(size):
         exact = layer.float()
-        feats = 0.3 * make_feats(size, dtype=torch.float32)
+        feats = 0.3 * make_feats(size, channels=channels, dtype=torch.float32)
         expected = exact(feats, padding_mask=mask)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             brain = exact(feats, padding_mask=mask)
@@ -151,9 +152,9 @@ def assert_runs_in_half_precision(layer, size):
         assert (half.float() - expected).abs().max() < 0.005 * expected.abs().max()
 
 
-def gradcheck(layer, size):
+def gradcheck(layer, size, channels=None):
     """Check gradients of the input and of every parameter, with a padding mask."""
-    channels = next(layer.parameters()).shape[1]
+    channels = channels or next(layer.parameters()).shape[1]
     feats = make_feats(size, channels=channels).requires_grad_()
     mask = make_mask(size, size, (size[0] - 1, size[1] - 2))
     names, parameters = zip(*layer.named_parameters(), strict=True)

@@ -1,5 +1,6 @@
 """Soft object regions of a model while it predicts."""
 
+import pytest
 import torch
 
 from ocr_panoptic.visualization.capture import predict_with_regions
@@ -32,3 +33,35 @@ def test_hooks_are_gone_afterwards():
 def test_a_model_without_ocr_has_no_regions():
     _, regions = predict_with_regions(small_model("baseline").eval(), INPUTS)
     assert regions is None
+
+
+def context_head(name):
+    return small_model(
+        "ocr",
+        [
+            *("MODEL.SEM_SEG_HEAD.NAME", "ContextSemSegFPNHead"),
+            *("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", 0.5, "MODEL.SEM_SEG_HEAD.CONTEXT.NAME", name),
+            *("MODEL.SEM_SEG_HEAD.CONTEXT.NORM", "BN", "MODEL.SEM_SEG_HEAD.CONTEXT.CHANNELS", 32),
+        ],
+    ).eval()
+
+
+@pytest.mark.parametrize("name", ["acf", "ocr", "ocr_da_relation", "ocr_unsupervised"])
+def test_every_scheme_with_regions_shows_its_own(name):
+    model = context_head(name)
+    given = {}
+    layer = model.sem_seg_head.context
+    layer.register_forward_pre_hook(
+        lambda layer, args, kwargs: given.update(feats=args[0], **kwargs), with_kwargs=True
+    )
+    _, regions = predict_with_regions(model, INPUTS)
+    scores = given["region_logits"]
+    if name == "ocr_unsupervised":
+        with torch.no_grad():
+            scores = layer.region_predictor(given["feats"])
+    torch.testing.assert_close(regions, scores[0].softmax(0)[:, :13, :18])
+
+
+def test_the_ground_truth_is_no_prediction_of_regions():
+    inputs = {**INPUTS, "sem_seg": torch.zeros(50, 70, dtype=torch.int64)}
+    assert predict_with_regions(context_head("gt_ocr"), inputs)[1] is None

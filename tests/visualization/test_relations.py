@@ -421,3 +421,21 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match=r"x_40_21_m_a.block.png: cannot be written \(File name"):
         list(write_relations(tmp_path, name, IMAGE, [entry_of(regions=torch.ones(1))], model="m"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("base_oc_sa", ["sem_seg_head.context.context"]),
+        ("ocr_da_relation", ["sem_seg_head.context"]),
+        ("pyramid_oc_sa", []),
+        ("asp_oc_isa", []),
+    ],
+)
+def test_blocks_that_look_at_another_map_are_not_shown(name, expected):
+    head = [
+        *("MODEL.SEM_SEG_HEAD.NAME", "ContextSemSegFPNHead"),
+        *("MODEL.SEM_SEG_HEAD.CONTEXT.NAME", name, "MODEL.SEM_SEG_HEAD.CONTEXT.NORM", "BN"),
+        *("MODEL.SEM_SEG_HEAD.CONTEXT.CHANNELS", 32),
+    ]
+    assert list(context_blocks(small_model("baseline", head))) == expected
