@@ -1,9 +1,11 @@
 """Panoptic-FPN's semantic head with any context scheme."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import build_model
+from detectron2.modeling import build_model, build_sem_seg_head
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from ocr_panoptic.modeling import CONTEXT_REGISTRY, ContextSemSegFPNHead
 from ocr_panoptic.modeling.meta_arch.batch import batch_scope, record_labels
 from ocr_panoptic.modeling.sem_seg.context_fpn_head import one_hot_maps
 
+from ..conftest import REPOSITORY
 from ..models import small_config
 from .test_ocr_fpn_head import ARGUMENTS, SHAPES, make_features, make_targets
 
@@ -229,3 +232,28 @@ def test_every_scheme_trains_and_predicts_in_a_panoptic_model(name):
             assert result["sem_seg"].shape == (7, *image["sem_seg"].shape)
             assert result["sem_seg"].isfinite().all()
             assert result["panoptic_seg"][0].shape == image["sem_seg"].shape
+
+
+def test_the_readmes_scheme_of_ones_own():
+    readme = (REPOSITORY / "README.md").read_text()
+    (source,) = (
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "Nothing" in block
+    )
+    try:
+        exec(source, {})
+        head = build_sem_seg_head(
+            small_config(
+                "ocr",
+                [
+                    *("MODEL.SEM_SEG_HEAD.NAME", "ContextSemSegFPNHead"),
+                    *("MODEL.SEM_SEG_HEAD.CONTEXT.NAME", "nothing"),
+                    *("MODEL.SEM_SEG_HEAD.CONTEXT.NORM", "BN"),
+                    *("MODEL.SEM_SEG_HEAD.CONTEXT.CHANNELS", 24),
+                ],
+            ),
+            SHAPES,
+        )
+    finally:
+        CONTEXT_REGISTRY._obj_map.pop("nothing", None)
+    logits, _ = head.eval()(make_features())
+    assert logits.shape == (2, 7, 64, 96)
