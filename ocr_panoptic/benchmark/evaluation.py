@@ -192,15 +192,15 @@ def _predictions(
         yield record, (torch.from_numpy(np.roll(found, shift, (0, 1))), segments)
 
 
-def report_evaluation(num_images: int, size: int) -> tuple[str, list[dict[str, Any]]]:
+def report_evaluation(images: int, size: int) -> tuple[str, list[dict[str, Any]]]:
     """Return what ``tools/benchmark.py evaluation`` prints, and the rows as json has them.
 
     Raises:
         InputError: a number is too small or too large.
     """
-    if num_images < 1:
-        raise InputError(f"--images {num_images}: expected 1 or more")
-    rows = measure_evaluation(num_images, size)
+    if images < 1:
+        raise InputError(f"--images {images}: expected 1 or more")
+    rows = measure_evaluation(images, size)
     return format_costs(rows), [asdict(row) for row in rows]
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from detectron2.modeling.meta_arch import panoptic_fpn
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ocr_panoptic.errors import InputError
 from ocr_panoptic.modeling.merging import combine_semantic_and_instance_outputs
 
-from .context import check_device, interleaved_times
+from .measure import check_counts, check_device, interleaved_times
 
-__all__ = ["MergingCost", "format_merging", "measure_merging"]
+__all__ = ["MergingCost", "format_merging", "measure_merging", "report_merging"]
 
 # Detectron2's default thresholds: overlap, pixels of stuff, score.
 _THRESHOLDS = 0.5, 4096, 0.5
@@ -57,9 +57,7 @@ def measure_merging(
     Raises:
         InputError: for a number below 1, or a device that is not there.
     """
-    for flag, value in (("--instances", num_instances), ("--runs", runs)):
-        if value < 1:
-            raise InputError(f"{flag} {value}: expected 1 or more")
+    check_counts(instances=num_instances, runs=runs)
     check_device(device)
     arguments = (*_scene(num_instances, size, device), *_THRESHOLDS)
     calls = {
@@ -97,6 +95,16 @@ def _scene(count: int, size: tuple[int, int], device: str) -> tuple[Instances, T
     labels = torch.randint(_LABELS, blocks, generator=generator)
     labels = labels.repeat_interleave(_BLOCK, 0).repeat_interleave(_BLOCK, 1)
     return instances, labels[:height, :width].contiguous().to(device)
+
+
+def report_merging(instances: int, device: str, runs: int) -> tuple[str, dict[str, Any]]:
+    """Return what ``tools/benchmark.py merging`` prints, and the numbers as json has them.
+
+    Raises:
+        InputError: as :func:`measure_merging`.
+    """
+    cost = measure_merging(instances, device=device, runs=runs)
+    return format_merging(cost), asdict(cost)
 
 
 def format_merging(cost: MergingCost) -> str:
