@@ -64,11 +64,13 @@ EVALUATORS: dict[str, tuple[Callable[[CfgNode, str, str], DatasetEvaluator | Non
 
 
 def check_evaluation(cfg: CfgNode) -> None:
-    """Check the keys of ``TEST.PANOPTIC``, before a training that ends with an evaluation.
+    """Check our keys of ``TEST``, before a training that ends with an evaluation.
 
     Raises:
         InputError: names the key, its value and what was expected.
     """
+    if cfg.TEST.DTYPE not in ("float32", "bfloat16"):
+        raise InputError(f"TEST.DTYPE: '{cfg.TEST.DTYPE}', expected float32 or bfloat16")
     panoptic = cfg.TEST.PANOPTIC
     if panoptic.COUNTER not in COUNTERS:
         raise InputError(
