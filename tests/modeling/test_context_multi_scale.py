@@ -105,6 +105,15 @@ def test_reads_key_channels(name):
         assert {attention.key[0].out_channels for attention in attentions} == {expected}
 
 
+@pytest.mark.parametrize("name", [name for name, (_, context) in SCHEMES.items() if context])
+def test_reads_the_options_of_the_authors_code(name):
+    layer = build(name, VALUE_CHANNELS=6, OUTPUT_NORM="BN")
+    attentions = [m for m in layer.modules() if type(m) is SelfAttention]
+    assert attentions
+    assert {attention.value.out_channels for attention in attentions} == {6}
+    assert all(type(attention.output.norm) is nn.BatchNorm2d for attention in attentions)
+
+
 @pytest.mark.parametrize("name", ["base_oc_isa", "pyramid_oc_isa", "asp_oc_isa"])
 def test_reads_what_interlaced_attention_has(name):
     layer = build(name, PARTITIONS=(4, 2), ORDER=("local",), MASK_PADDING=False)

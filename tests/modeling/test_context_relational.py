@@ -131,6 +131,17 @@ def test_a_head_sees_the_pixels_a_backbone_the_context_only(name):
         ("isa", {"PARTITIONS": (2, 3)}, lambda layer: layer.partitions == (2, 3)),
         ("isa", {"ORDER": ("local",)}, lambda layer: layer.stages == ("local",)),
         ("isa", {"MASK_PADDING": False}, lambda layer: not layer.mask_padding),
+        *(
+            row
+            for name, of in (
+                ("isa", lambda layer: layer.relations["local"]),
+                ("self_attention", lambda layer: layer),
+            )
+            for row in (
+                (name, {"VALUE_CHANNELS": 5}, lambda m, of=of: of(m).value.out_channels == 5),
+                (name, {"OUTPUT_NORM": "BN"}, lambda m, of=of: of(m).output.norm is not None),
+            )
+        ),
         ("non_local", {"SUBSAMPLE": False}, lambda layer: not layer.subsample),
         ("non_local", {"KEY_CHANNELS": 5}, lambda layer: layer.key.out_channels == 5),
         ("self_attention", {"KEY_CHANNELS": 5}, lambda layer: layer.key[0].out_channels == 5),

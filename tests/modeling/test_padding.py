@@ -8,7 +8,8 @@ from detectron2.structures import ImageList
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocr_panoptic.modeling.meta_arch import batch, padding, padding_mask
+from ocr_panoptic.modeling.meta_arch import batch as batch_module
+from ocr_panoptic.modeling.meta_arch import padding, padding_mask
 
 from ..models import small_config, small_model
 
@@ -25,8 +26,8 @@ def make_batch(sizes, divisibility):
 def test_a_cell_is_valid_if_it_contains_a_pixel_of_the_image(sizes, stride):
     images = make_batch(sizes, 32)
     feats = torch.zeros(len(sizes), 1, *(size // stride for size in images.tensor.shape[-2:]))
-    with batch.batch_scope():
-        batch.record_images(images)
+    with batch_module.batch_scope():
+        batch_module.record_images(images)
         mask = padding_mask(feats)
     has_pixel = torch.zeros(len(sizes), *feats.shape[-2:], dtype=torch.bool)
     for n, (height, width) in enumerate(sizes):
@@ -52,15 +53,15 @@ def test_no_mask_outside_of_a_scope_and_one_warning(monkeypatch, caplog):
 
 def test_a_scope_forgets_its_batch_also_after_an_error():
     def fail():
-        with batch.batch_scope():
-            batch.record_images(make_batch([(5, 5)], 32))
+        with batch_module.batch_scope():
+            batch_module.record_images(make_batch([(5, 5)], 32))
             raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"):
         fail()
-    assert batch._batch.get() is None
-    batch.record_images(make_batch([(5, 5)], 32))
-    assert batch._batch.get() is None
+    assert batch_module._batch.get() is None
+    batch_module.record_images(make_batch([(5, 5)], 32))
+    assert batch_module._batch.get() is None
 
 
 @pytest.mark.parametrize("stock", ["PanopticFPN", "GeneralizedRCNN"])
@@ -101,7 +102,7 @@ def test_a_model_masks_the_padding_of_its_batch(call):
     expected[0, :16, :24] = False
     expected[1, :10, :18] = False  # 70 pixels are 17.5 cells of 4
     assert torch.equal(mask, expected)
-    assert batch._batch.get() is None
+    assert batch_module._batch.get() is None
 
 
 def test_no_mask_without_padding_and_with_the_switch_off():

@@ -19,6 +19,7 @@ from ocr_panoptic.layers import (
 )
 
 from .registry import CONTEXT_REGISTRY
+from .relational import attention_options
 
 __all__ = []
 
@@ -95,14 +96,13 @@ def pyramid_oc_sa(
 
 
 def _dense(node: CfgNode, channels: int) -> ContextLayer:
-    return SelfAttention(channels, key_channels=node.KEY_CHANNELS or None, norm=node.NORM)
+    return SelfAttention(channels, **attention_options(node))
 
 
 def _interlaced(node: CfgNode, channels: int, mask_padding: bool | None = None) -> ContextLayer:
     return InterlacedSparseSelfAttention(
         channels,
-        key_channels=node.KEY_CHANNELS or None,
-        norm=node.NORM,
+        **attention_options(node),
         partitions=node.PARTITIONS,
         stages=node.ORDER,
         mask_padding=node.MASK_PADDING if mask_padding is None else mask_padding,

@@ -110,8 +110,7 @@ def isa(
     return InterlacedSparseSelfAttention(
         in_channels,
         out_channels,
-        key_channels=node.KEY_CHANNELS or None,
-        norm=node.NORM,
+        **attention_options(node),
         partitions=node.PARTITIONS,
         stages=node.ORDER,
         mask_padding=node.MASK_PADDING,
@@ -136,6 +135,14 @@ def self_attention(
     node: CfgNode, in_channels: int, out_channels: int, num_classes: int | None
 ) -> ContextLayer:
     """Dense self-attention with the transforms of ISA."""
-    return SelfAttention(
-        in_channels, out_channels, key_channels=node.KEY_CHANNELS or None, norm=node.NORM
-    )
+    return SelfAttention(in_channels, out_channels, **attention_options(node))
+
+
+def attention_options(node: CfgNode) -> dict:
+    """Return what every :class:`~ocr_panoptic.layers.SelfAttention` reads of the node."""
+    return {
+        "key_channels": node.KEY_CHANNELS or None,
+        "value_channels": node.VALUE_CHANNELS or None,
+        "norm": node.NORM,
+        "output_norm": node.OUTPUT_NORM,
+    }
