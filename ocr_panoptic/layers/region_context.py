@@ -213,10 +213,25 @@ class RegionContext(ContextLayer):
         self, feats: Tensor, region_logits: Tensor, padding_mask: Tensor | None = None
     ) -> Tensor:
         """Compute eq. 3-6 one after the other; arguments and result as in :meth:`forward`."""
+        return self.augmented(feats, self.context(feats, region_logits, padding_mask))
+
+    def context(
+        self, feats: Tensor, region_logits: Tensor, padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute eq. 3-5 without rho: what a pixel gets of the regions.
+
+        Args:
+            feats: as in :meth:`forward`, and so are the others.
+
+        Returns:
+            (N, key_channels, H, W).
+        """
         regions, region_vectors, relations = self._look(feats, region_logits, padding_mask)
-        context = torch.bmm(relations, self.values(region_vectors, regions))
-        augmented = torch.cat([self.output(to_map(context, feats)), feats], dim=1)
-        return self.dropout(self.fuse(augmented))
+        return to_map(torch.bmm(relations, self.values(region_vectors, regions)), feats)
+
+    def augmented(self, feats: Tensor, context: Tensor) -> Tensor:
+        """Compute rho and eq. 6 of pixels and their :meth:`context`; gives (N, out, H, W)."""
+        return self.dropout(self.fuse(torch.cat([self.output(context), feats], dim=1)))
 
     def folded(
         self, feats: Tensor, region_logits: Tensor, padding_mask: Tensor | None = None

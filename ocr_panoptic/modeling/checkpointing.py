@@ -13,20 +13,20 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["checkpointed"]
 
 
-def checkpointed(modules: list[nn.Module], function: Callable[..., Tensor], *args) -> Tensor:
+def checkpointed(module: nn.Module, function: Callable[..., Tensor], *args) -> Tensor:
     """Return ``function(*args)``, whose inner activations are not kept for the backward pass.
 
     They are computed a second time then. That time the running statistics of BatchNorm stay as
     they are, so a model trains to the same numbers with and without.
 
     Args:
-        modules: that ``function`` uses.
+        module: whose layers ``function`` uses.
         function: of tensors, None and constants.
         *args: its arguments.
     """
     if not torch.is_grad_enabled():
         return function(*args)
-    norms = [norm for module in modules for norm in module.modules() if _has_statistics(norm)]
+    norms = [norm for norm in module.modules() if _has_statistics(norm)]
     return checkpoint(
         function,
         *args,

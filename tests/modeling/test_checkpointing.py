@@ -29,7 +29,7 @@ def train_once(function):
 
 def test_gradients_statistics_and_dropout_are_the_same_bit_for_bit():
     plain = train_once(lambda stage, feats: stage(feats))
-    again = train_once(lambda stage, feats: checkpointed([stage], stage, feats))
+    again = train_once(lambda stage, feats: checkpointed(stage, stage, feats))
     assert set(plain) == set(again)
     assert plain["1.running_mean"].abs().max() > 0
     assert plain["1.num_batches_tracked"] == 1
@@ -50,7 +50,7 @@ def test_keeps_less_for_the_backward_pass():
         return sum(sizes)
 
     plain = kept(lambda stage, feats: stage(feats))
-    again = kept(lambda stage, feats: checkpointed([stage], stage, feats))
+    again = kept(lambda stage, feats: checkpointed(stage, stage, feats))
     assert again < plain / 5
 
 
@@ -62,7 +62,7 @@ def test_runs_once_where_nothing_is_trained():
         return feats * 2
 
     with torch.no_grad():
-        out = checkpointed([], function, torch.ones(2))
+        out = checkpointed(nn.Identity(), function, torch.ones(2))
     assert torch.equal(out, torch.full((2,), 2.0))
     assert len(calls) == 1
 
@@ -80,7 +80,7 @@ def test_statistics_are_put_back_also_after_an_error():
         return stage[2:](out)
 
     feats = torch.randn(2, 3, 5, 6, requires_grad=True)
-    out = checkpointed([stage], fails_the_second_time, feats)
+    out = checkpointed(stage, fails_the_second_time, feats)
     before = stage[1].running_mean.clone()
     with pytest.raises(RuntimeError, match="inside"):
         out.sum().backward()

@@ -143,23 +143,17 @@ class ContextSemSegFPNHead(RefiningSemSegFPNHead):
         fused = self.fused(features)
         region_logits = self.predictor(fused) if self.context.uses_regions else None
         step = self.refined_stride // self.common_stride
-        cells = fused[:, :, ::step, ::step]  # of the size that context_transform gives
-        refined = self.run_stage(
-            [self.context_transform, self.context, self.context_predictor],
-            self._refine,
-            fused,
-            self._regions(cells, region_logits),
-            self.padding_of(cells),
-        )
-        return region_logits, refined
-
-    def _refine(self, fused: Tensor, regions: Tensor | None, mask: Tensor | None) -> Tensor:
-        pixels = self.context_transform(fused)
-        augmented = self.context(pixels, region_logits=regions, padding_mask=mask)
-        return self.context.refine(self.context_predictor(augmented), regions)
+        regions = self._regions(fused[:, :, ::step, ::step], region_logits)
+        augmented = self.augment(self.context_transform, self.context, fused, regions)
+        return region_logits, self.context.refine(self.context_predictor(augmented), regions)
 
     def _regions(self, cells: Tensor, region_logits: Tensor | None) -> Tensor | None:
-        """Return what the scheme gets as regions, at the size of ``cells``; None without."""
+        """Return what the scheme gets as regions, None without.
+
+        Args:
+            cells: any map of the size that ``context_transform`` gives.
+            region_logits: at the common stride.
+        """
         if self.uses_ground_truth:
             labels = true_labels()
             if labels is None:

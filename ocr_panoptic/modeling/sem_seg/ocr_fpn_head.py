@@ -116,10 +116,5 @@ class OCRSemSegFPNHead(RefiningSemSegFPNHead):
         """Return original and refined prediction, (N, K, H, W) each, at the common stride."""
         fused = self.fused(features)
         region_logits = self.predictor(fused)
-        stage = [self.ocr_transform, self.ocr, self.ocr_predictor]
-        return region_logits, self.run_stage(
-            stage, self._refine, fused, region_logits, self.padding_of(fused)
-        )
-
-    def _refine(self, fused: Tensor, region_logits: Tensor, mask: Tensor | None) -> Tensor:
-        return self.ocr_predictor(self.ocr(self.ocr_transform(fused), region_logits, mask))
+        augmented = self.augment(self.ocr_transform, self.ocr, fused, region_logits)
+        return region_logits, self.ocr_predictor(augmented)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import Tensor, nn
 
+from ocr_panoptic.layers import ContextLayer, RegionContext
 from ocr_panoptic.modeling.checkpointing import checkpointed
 from ocr_panoptic.modeling.losses import semantic_cross_entropy
 from ocr_panoptic.modeling.meta_arch import padding_mask
@@ -26,7 +26,7 @@ class RefiningSemSegFPNHead(SemSegFPNHead):
         refined_stride: pixels of the image per cell of the refined prediction.
         region_loss_weight: weight of the loss on the original prediction.
         mask_padding: tell the context which positions are padding.
-        checkpoint_activations: in training, keep nothing of what is inside the stage behind the
+        checkpoint_activations: in training, keep little of what is inside the stage behind the
             fused map, and compute it again in the backward pass.
     """
 
@@ -82,18 +82,36 @@ class RefiningSemSegFPNHead(SemSegFPNHead):
         """Return the padding mask of a map, (N, H, W) bool; None where nothing is masked."""
         return padding_mask(feats) if self.mask_padding else None
 
-    def run_stage(self, modules: list[nn.Module], stage: Callable[..., Tensor], *args) -> Tensor:
-        """Return ``stage(*args)``, with its activations kept or not.
+    def augment(
+        self, transform: nn.Module, layer: ContextLayer, fused: Tensor, regions: Tensor | None
+    ) -> Tensor:
+        """Return the pixels that the context stage makes of the fused map.
+
+        With ``checkpoint_activations`` only the maps between its steps are kept in training. The
+        steps are functions of their arguments alone: they run again in the backward pass, when
+        nothing is known any more of the batch.
 
         Args:
-            modules: that ``stage`` uses.
-            stage: a function of its arguments alone: it may run in the backward pass, when nothing
-                is known any more of the batch.
-            *args: tensors or None.
+            transform: to the context's width, and maybe to a larger stride.
+            layer: the context.
+            fused: (N, conv_dims, H, W).
+            regions: of the size that ``transform`` gives, None where the layer needs none.
         """
-        if self.checkpoint_activations and self.training:
-            return checkpointed(modules, stage, *args)
-        return stage(*args)
+        step = self.refined_stride // self.common_stride
+        mask = self.padding_of(fused[:, :, ::step, ::step])
+        if not (self.checkpoint_activations and self.training):
+            return layer(transform(fused), region_logits=regions, padding_mask=mask)
+        pixels = checkpointed(transform, transform, fused)
+        if isinstance(layer, RegionContext):
+            # What rho and g make is as large as what comes before: never both at once.
+            layer.check(pixels, regions, mask)
+            context = checkpointed(layer, layer.context, pixels, regions, mask)
+            return checkpointed(layer, layer.augmented, pixels, context)
+
+        def look(pixels: Tensor, regions: Tensor | None, mask: Tensor | None) -> Tensor:
+            return layer(pixels, region_logits=regions, padding_mask=mask)
+
+        return checkpointed(layer, look, pixels, regions, mask)
 
     def losses(
         self, predictions: tuple[Tensor | None, Tensor], targets: Tensor
