@@ -84,7 +84,9 @@ def load(head, converted):
 
 
 def run_own(head, feats, logits):
-    return head._refine(feats, logits, None)
+    if isinstance(head, OCRSemSegFPNHead):
+        return head.ocr_predictor(head.augment(head.ocr_transform, head.ocr, feats, logits))
+    return head.context_predictor(head.augment(head.context_transform, head.context, feats, None))
 
 
 def run_foreign(model, feats, logits):

@@ -85,7 +85,7 @@ def masks_seen_by_ocr(model, batch, call=None):
     """Return the padding masks that the OCR layer gets, one for each call of the model."""
     masks = []
     hook = model.sem_seg_head.ocr.register_forward_pre_hook(
-        lambda module, args: masks.append(args[2])
+        lambda module, args, given: masks.append(given["padding_mask"]), with_kwargs=True
     )
     with torch.no_grad():
         (call or model)(batch)

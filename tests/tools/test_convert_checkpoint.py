@@ -141,7 +141,8 @@ def test_isa_in_a_model(main, stock, source, tmp_path, capsys):
     head = ours.sem_seg_head.double().eval()
     feats = torch.randn(1, 32, 9, 7, dtype=torch.float64)
     with torch.no_grad():
-        assert (head._refine(feats, None, None) - model(feats)).abs().max() < 1e-4
+        augmented = head.augment(head.context_transform, head.context, feats, None)
+        assert (head.context_predictor(augmented) - model(feats)).abs().max() < 1e-4
 
 
 def test_a_resnet_starts_a_detector(main, tmp_path, capsys):
