@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 
-__all__ = ["add_context_keys", "add_ocr_panoptic_config"]
+__all__ = ["ALLOW_MISSING", "ALLOW_UNUSED", "add_context_keys", "add_ocr_panoptic_config"]
+
+ALLOW_MISSING = (
+    *("backbone.fpn_*", "backbone.top_block", "proposal_generator", "roi_heads", "sem_seg_head"),
+    *("sem_seg_head.ocr*", "sem_seg_head.context*", "backbone.bottom_up.*.context"),
+)
+"""Default of MODEL.ALLOW_MISSING: FPN, RPN, heads, OCR and context."""
+ALLOW_UNUSED = ("fc", "fc1000", "stem.fc", "head.fc", "linear", "classifier")
+"""Default of MODEL.ALLOW_UNUSED: the classifier that a backbone was trained with."""
 
 
 def add_ocr_panoptic_config(cfg: CfgNode) -> None:
@@ -17,6 +25,15 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Detectron2's default is "cuda" everywhere. A config that names a device still decides.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
+    # Parts of the model, as prefixes of its keys with * for anything, that MODEL.WEIGHTS may be
+    # without, or have in another size, as for another number of classes: they start anew.
+    cfg.MODEL.ALLOW_MISSING = ALLOW_MISSING
+    # Parts of MODEL.WEIGHTS, as such prefixes of its own keys, that may go unused.
+    cfg.MODEL.ALLOW_UNUSED = ALLOW_UNUSED
+    # Load checkpoints that could run any code too. --trust-checkpoint sets it; not a config file,
+    # which may come from where the checkpoint does.
+    cfg.MODEL.TRUST_CHECKPOINT = False
+
     # Data sets of one's own, from a COCO panoptic json each: a list of mappings with NAME,
     # IMAGE_ROOT, PANOPTIC_JSON and PANOPTIC_ROOT. Where TRAIN or TEST names one, both NUM_CLASSES
     # come from its json, unless they are set where CUSTOM is set, or later.
@@ -24,6 +41,10 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Folder for what is derived from them, semantic labels and instances; "" for
     # $OCR_PANOPTIC_CACHE, and without that beside the json.
     cfg.DATASETS.CACHE = ""
+
+    # DATALOADER.SAMPLER_TRAIN RandomSubsetTrainingSampler: part of the images that is trained on.
+    # Detectron2 reads it, and has no default.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
 
     cfg.MODEL.SEM_SEG_HEAD.OCR = ocr = CfgNode()
     # Channels of the OCR stage: of the pixels that enter it and of the augmented pixels.
@@ -71,6 +92,10 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # memory, more time, the same numbers.
     context.CHECKPOINT_ACTIVATIONS = False
 
+    # What models are evaluated in: "float32", or "bfloat16" through the inference path, faster on
+    # hardware that multiplies in it. tools/predict.py's --dtype sets it.
+    cfg.TEST.DTYPE = "float32"
+
     cfg.TEST.PANOPTIC = panoptic = CfgNode()
     # What counts PQ: "in_process", while predictions come, or from PNGs "hotcoco" or "panopticapi".
     # Their figures are equal.
@@ -95,8 +120,15 @@ def add_context_keys(node: CfgNode) -> None:
     node.NORM = "SyncBN"
     # Keep padding out of the attention.
     node.MASK_PADDING = True
-    # Channels of query and key; 0 for half of the input's.
+    # Channels of query and key, in double_attention of what is gathered; 0 for half of the
+    # input's, an eighth in criss_cross and danet.
     node.KEY_CHANNELS = 0
+    # isa, self_attention and the modules made of them: channels of value, 0 for those of query and
+    # key. As wide as the input in the authors' code.
+    node.VALUE_CHANNELS = 0
+    # The same: norm, and a ReLU, behind the transform of the result; "" for none. The authors' code
+    # has both.
+    node.OUTPUT_NORM = ""
     # Probability of dropping a channel of the result in training, where a scheme fuses pixels and
     # context.
     node.DROPOUT = 0.05

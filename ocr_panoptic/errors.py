@@ -19,6 +19,7 @@ __all__ = [
     "InputError",
     "command_line",
     "fail",
+    "message_of_traceback",
     "printable",
 ]
 
@@ -39,9 +40,15 @@ class InputError(Exception):
     def __init__(self, message: str) -> None:
         """Keep ``message``, reduced to its own line if torch wrapped it in a traceback."""
         if message.startswith("Caught ") and "\nOriginal Traceback" in message:
-            last = message.strip().splitlines()[-1]
-            message = last.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")
+            message = message_of_traceback(message) or message
         super().__init__(printable(message))
+
+
+def message_of_traceback(text: str) -> str | None:
+    """Return the message of the :class:`InputError` whose traceback ``text`` ends with, if any."""
+    name = f"{InputError.__module__}.{InputError.__qualname__}: "
+    last = text.strip().splitlines()[-1]
+    return last.removeprefix(name) if last.startswith(name) else None
 
 
 def printable(text: str) -> str:

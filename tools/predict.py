@@ -8,7 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ocr_panoptic.engine.inference import DTYPES
 from ocr_panoptic.engine.predict import Outputs, predict
+from ocr_panoptic.engine.setup import TRUST_CHECKPOINT
 from ocr_panoptic.errors import BAD_INPUT, ArgumentParser, command_line
 
 
@@ -26,9 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="PATH",
         help="images, videos, folders of them, or patterns such as 'images/*.jpg'",
     )
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="new, or to go on with"
-    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="new, or to go on with")
     parser.add_argument(
         "--image-info", type=Path, metavar="JSON", help="COCO list of images: their names and ids"
     )
@@ -40,6 +40,12 @@ def main(argv: list[str] | None = None) -> int:
         "--save-semantic", action="store_true", help="write semantic maps too, for tools/sweep.py"
     )
     parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="auto: bfloat16 where the device is fast in it; default: the config's TEST.DTYPE",
+    )
+    parser.add_argument("--trust-checkpoint", **TRUST_CHECKPOINT)
+    parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
@@ -49,11 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     files, failures = predict(
         args.config_file,
-        args.opts,
+        [*args.trust_checkpoint, *args.opts],
         args.input,
         Outputs(args.output, pictures=not args.no_pictures, semantic=args.save_semantic),
         image_info=args.image_info,
         skip_unlisted=args.skip_unlisted,
+        dtype=args.dtype,
     )
     for path in files:
         print(path)

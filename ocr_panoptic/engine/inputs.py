@@ -84,7 +84,8 @@ def list_images(
     """
     files: dict[str, tuple[Path, str]] = {}
     for given in inputs:
-        for path, name in _search(os.fspath(given), without.resolve()):
+        # Path.resolve has an error of its own for links that go round.
+        for path, name in _search(os.fspath(given), Path(os.path.realpath(without))):
             files.setdefault(os.path.abspath(path), (path, name))
     found, unreadable = [], []
     for path, name in files.values():

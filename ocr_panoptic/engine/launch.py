@@ -15,7 +15,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
-from ocr_panoptic.errors import InputError
+from ocr_panoptic.errors import InputError, message_of_traceback
 
 from .checkpoint import Checkpointer
 from .setup import check_config, load_config, prepare_run
@@ -40,7 +40,7 @@ def launch_run(args: argparse.Namespace) -> None:
     """
     _check_arguments(args)
     processes = args.num_machines * max(1, args.num_gpus)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, [*args.trust_checkpoint, *args.opts])
     if args.save:
         cfg.TEST.PANOPTIC.SAVE = True
     if args.num_procs is not None:
@@ -57,9 +57,10 @@ def launch_run(args: argparse.Namespace) -> None:
         )
     except ProcessRaisedException as error:
         # A child's exception comes as the text of its traceback.
-        if f"{InputError.__module__}.{InputError.__qualname__}: " in str(error):
-            raise InputError(str(error)) from error
-        raise
+        message = message_of_traceback(str(error))
+        if message is None:
+            raise
+        raise InputError(message) from error
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -115,7 +116,8 @@ def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
                 "MODEL.WEIGHTS is empty: random weights are evaluated"
             )
         model = Trainer.build_model(cfg)
-        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpointer = Checkpointer.of_config(cfg, model, cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
     else:
         trainer = Trainer(cfg)

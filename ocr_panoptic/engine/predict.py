@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ocr_panoptic.data.panoptic_json import write_panoptic_png
@@ -30,9 +31,10 @@ from ocr_panoptic.evaluation.results import (
 from ocr_panoptic.files import replacing, require_folder, write_text
 from ocr_panoptic.visualization.panoptic import draw_panoptic, from_ground_truth
 
+from .inference import load_for_inference, resolve_dtype
 from .inputs import InputImage, list_images, read_images
 from .journal import Journal
-from .prediction import check_prediction, load_model, model_input, result_metadata
+from .prediction import check_prediction, model_input, result_metadata
 from .setup import load_config
 
 __all__ = ["Outputs", "predict"]
@@ -48,7 +50,7 @@ class Outputs:
     """What is written beside the json files.
 
     Attributes:
-        folder: of all results: new, empty, or of the same run.
+        folder: of all results: new, empty, or of the same run. Text is made a path.
         pictures: whether each panoptic map is drawn, ``visualizations/<name>.jpg``.
         semantic: whether each semantic map is written before it is merged with the instances,
             ``semantic/<name>.png``, 8-bit grey, labels of the semantic head.
@@ -57,6 +59,16 @@ class Outputs:
     folder: Path
     pictures: bool = True
     semantic: bool = False
+
+    def __post_init__(self) -> None:
+        """Make a path of the folder.
+
+        Raises:
+            InputError: it has no name; its path would be the folder one is in.
+        """
+        if not os.fspath(self.folder):
+            raise InputError("--output: no name, expected a folder to write to")
+        object.__setattr__(self, "folder", Path(self.folder))
 
 
 def predict(
@@ -67,6 +79,7 @@ def predict(
     *,
     image_info: Path | None = None,
     skip_unlisted: bool = False,
+    dtype: str | None = None,
 ) -> tuple[list[Path], int]:
     """Predict images one by one; the results of each are written when it is finished.
 
@@ -82,6 +95,7 @@ def predict(
         outputs: where results go, and which.
         image_info: COCO json whose ``images`` give names, ids and sizes.
         skip_unlisted: leave out images that ``image_info`` does not list.
+        dtype: of :data:`~.inference.DTYPES`; None for the config's TEST.DTYPE.
 
     Returns:
         The json files, and the number of images and videos that could not be predicted.
@@ -99,7 +113,10 @@ def predict(
     name = f"--output {outputs.folder}"
     _require_own_folder(outputs.folder, name)
     check_prediction(cfg, outputs.folder)
-    model = load_model(cfg)
+    if dtype is not None:
+        # Into the config: results of another dtype are those of another run.
+        cfg.TEST.DTYPE = resolve_dtype(dtype, torch.device(cfg.MODEL.DEVICE))
+    model = load_for_inference(cfg)
     try:
         with Journal(outputs.folder / _JOURNAL, _origin(cfg, metadata, images), name) as journal:
             return _predict_images(cfg, model, metadata, images, outputs, journal, unreadable)
@@ -201,14 +218,18 @@ def _write_files(
                 outputs.folder / _PICTURES / f"{image.stem}.jpg",
                 cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR),
             )
-    if outputs.semantic and "sem_seg" in predicted:
-        _write_image(outputs.folder / _LABELS / f"{image.stem}.png", _labels(predicted["sem_seg"]))
+    if outputs.semantic and {"sem_seg", "sem_seg_labels"} & predicted.keys():
+        _write_image(outputs.folder / _LABELS / f"{image.stem}.png", _labels(predicted))
     return content
 
 
-def _labels(semantic: Tensor) -> np.ndarray:
+def _labels(predicted: dict[str, Any]) -> np.ndarray:
+    labels = predicted.get("sem_seg_labels")
+    if labels is None:
+        # A model that is no Panoptic-FPN gives logits.
+        labels = predicted["sem_seg"].argmax(dim=0)
     # Classes of a semantic head have 8 bits in Detectron2's data too.
-    return semantic.argmax(dim=0).to("cpu", torch.uint8).numpy()
+    return labels.to("cpu", torch.uint8).numpy()
 
 
 def _write_image(path: Path, pixels: np.ndarray) -> None:
@@ -309,6 +330,7 @@ def _origin(cfg: CfgNode, metadata: Metadata, images: Sequence[InputImage]) -> d
     compared.defrost()
     # Weights are compared by their content; results of another device are as good.
     compared.OUTPUT_DIR = compared.MODEL.WEIGHTS = compared.MODEL.DEVICE = ""
+    compared.MODEL.TRUST_CHECKPOINT = False
     return {
         "config": digest(compared.dump()),
         "weights": weights,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from ocr_panoptic.data.checks import check_num_classes
+from ocr_panoptic.data.images import require_8_bits
 from ocr_panoptic.data.panoptic_json import load_json
 from ocr_panoptic.errors import InputError
 
@@ -82,7 +84,7 @@ def load_model(cfg: CfgNode) -> nn.Module:
     model = build_model(cfg).eval()
     if not cfg.MODEL.WEIGHTS:
         logger.warning("MODEL.WEIGHTS is empty: random weights are drawn")
-    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    Checkpointer.of_config(cfg, model).load(cfg.MODEL.WEIGHTS)
     return model
 
 
@@ -134,32 +136,28 @@ def read_rgb(path: Path) -> np.ndarray:
     """Read an image as Detectron2 does, turned as its EXIF says.
 
     Args:
-        path: a file in any format that PIL reads. Of 16 bits the higher 8 are taken, where PIL
-            would show everything but the darkest as white.
+        path: a file in any format that PIL reads, of 8 bits per channel; of RGB with 16 bits the
+            higher 8 are taken.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        InputError: if it is missing, truncated, no image, or of more than 16 bits; names it.
+        InputError: if it is missing, truncated, no image, or grey of more than 8 bits; names it.
     """
-    if not Path(path).is_file():
+    # Path.is_file raises where a name is too long for the file system.
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file, expected an image")
     try:
         with Image.open(path) as image:
-            deep = image.mode[0] in "IF"
-        pixels = read_image(str(path), None if deep else "RGB")
+            require_8_bits(path, image.mode)
+        return np.ascontiguousarray(read_image(str(path), "RGB"))
+    except InputError:
+        raise
     # PIL's readers have no common error for a damaged file.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: truncated or no image ({reason}), expected an image") from error
-    return np.ascontiguousarray(_higher_bits(path, pixels) if deep else pixels)
-
-
-def _higher_bits(path: Path, grey: np.ndarray) -> np.ndarray:
-    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() >= 2**16:
-        raise InputError(f"{path}: grey values of 32 bits, expected 8 or 16 bits per channel")
-    return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def check_images(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:

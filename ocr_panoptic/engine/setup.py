@@ -36,8 +36,19 @@ from ocr_panoptic.files import require_folder
 from .progress import quiet_console
 from .values import check_values
 
-__all__ = ["argument_parser", "check_config", "load_config", "prepare_run"]
+__all__ = ["TRUST_CHECKPOINT", "argument_parser", "check_config", "load_config", "prepare_run"]
 
+
+TRUST_CHECKPOINT = {
+    "action": "store_const",
+    "const": ["MODEL.TRUST_CHECKPOINT", "True"],
+    "default": [],
+    "help": "load checkpoints that could run any code too (MODEL.TRUST_CHECKPOINT)",
+}
+"""Of --trust-checkpoint, for argparse: its value is what it adds to the overrides of a config."""
+
+# Context schemes with a norm over the regions of a batch.
+_REGION_NORMS = ("gt_ocr", "ocr", "ocr_acf_relation", "ocr_da_relation", "ocr_unsupervised")
 
 # What yacs and yaml raise for a file or a list of keys that is no config, whatever is wrong.
 _UNREADABLE = (
@@ -47,7 +58,7 @@ _UNREADABLE = (
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Return Detectron2's argument parser, with ``--save`` and ``--num-procs``.
+    """Return Detectron2's argument parser, with options of this project.
 
     ``--dist-url`` finds a free port by itself. A mistake in the arguments is an InputError, one
     line instead of the whole usage.
@@ -67,6 +78,7 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that count PQ from files (TEST.PANOPTIC.NUM_PROCS), default one per CPU",
     )
+    parser.add_argument("--trust-checkpoint", **TRUST_CHECKPOINT)
     return parser
 
 
@@ -74,6 +86,7 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
     """Read a config file and apply ``KEY VALUE`` overrides.
 
     Data sets of DATASETS.CUSTOM that it uses are registered, and give it both NUM_CLASSES.
+    MODEL.TRUST_CHECKPOINT is taken from the overrides alone.
 
     Args:
         config_file: path to a yaml config.
@@ -99,6 +112,9 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
             merge()
         except _UNREADABLE as error:
             raise InputError(f"{source}: {_reason(error, overrides)}") from error
+        if source == config_file:
+            # Whoever gives a file away does not say whether it is trusted.
+            cfg.MODEL.TRUST_CHECKPOINT = False
     explicit = explicit_num_classes(config_file, overrides)
     # The config that a run wrote is enough to predict with, without its data.
     register_custom_datasets(cfg, again=True, missing_ok=len(explicit) == 2)
@@ -193,21 +209,25 @@ def _check_names(cfg: CfgNode) -> None:
 
 
 def _check_one_region(cfg: CfgNode, processes: int) -> None:
-    """Refuse what torch refuses: batch norm in training over the one region of one image."""
-    head, images = cfg.MODEL.SEM_SEG_HEAD, cfg.SOLVER.IMS_PER_BATCH
-    if "SyncBN" not in head.OCR.NORM:
-        images //= processes
-    if (
-        head.NAME == "OCRSemSegFPNHead"
-        and "Panoptic" in cfg.MODEL.META_ARCHITECTURE
-        and head.NUM_CLASSES == 1
-        and head.OCR.NORM.endswith("BN")
-        and images == 1
-    ):
+    """Refuse what torch refuses: batch norm in training over a single value of one image."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if "Panoptic" not in cfg.MODEL.META_ARCHITECTURE:
+        return
+    part = {"OCRSemSegFPNHead": "OCR", "ContextSemSegFPNHead": "CONTEXT"}.get(head.NAME)
+    if part is None:
+        return
+    if part == "CONTEXT" and head.CONTEXT.NAME == "ppm" and 1 in head.CONTEXT.BINS:
+        reason = "PPM averages an image to one value"
+    elif head.NUM_CLASSES == 1 and (part == "OCR" or head.CONTEXT.NAME in _REGION_NORMS):
+        reason = "data without stuff has one region in an image"
+    else:
+        return
+    norm, images = head[part].NORM, cfg.SOLVER.IMS_PER_BATCH
+    if norm.endswith("BN") and (images if "SyncBN" in norm else images // processes) == 1:
         raise InputError(
-            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} for {processes} processes, but data"
-            f" without stuff has one region in an image, and MODEL.SEM_SEG_HEAD.OCR.NORM"
-            f" {head.OCR.NORM} needs two; expected more images, or OCR.NORM GN"
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} for {processes} processes, but "
+            f"{reason}, and MODEL.SEM_SEG_HEAD.{part}.NORM {norm} needs two; expected more "
+            f"images, or {part}.NORM GN"
         )
 
 

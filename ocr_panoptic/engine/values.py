@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 from ocr_panoptic.errors import InputError
 from ocr_panoptic.modeling.context import CONTEXT_REGISTRY
+from ocr_panoptic.random_state import MAX_SEED
 
 __all__ = ["check_values"]
 
@@ -20,6 +21,7 @@ _STAGES = ("res2", "res3", "res4", "res5")
 _ORDERS = (["global", "local"], ["local", "global"], ["global"], ["local"])
 # No map has more positions along a side, and unmasked ones are padded to a multiple.
 _MAX_PARTITION = 4096
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 # Key -> least value, greatest value.
 _RANGES = {
     "MODEL.SEM_SEG_HEAD.OCR.CHANNELS": (1, None),
@@ -31,6 +33,10 @@ _RANGES = {
     "SOLVER.WARMUP_ITERS": (0, None),
     "SOLVER.CHECKPOINT_PERIOD": (1, None),
     "DATALOADER.NUM_WORKERS": (0, None),
+    "DATALOADER.RANDOM_SUBSET_RATIO": (0, 1),
+    "DATALOADER.REPEAT_THRESHOLD": (0, None),
+    # A negative one is drawn.
+    "SEED": (-MAX_SEED, MAX_SEED),
 }
 
 
@@ -50,6 +56,14 @@ def check_values(cfg: CfgNode, *, train: bool, processes: int) -> None:
     for key, (least, greatest) in _RANGES.items():
         _check_range(cfg, key, least, greatest)
     _check_choice(cfg, "MODEL.SEM_SEG_HEAD.OCR.CHECKPOINT_ACTIVATIONS", (True, False))
+    _check_choice(cfg, "MODEL.TRUST_CHECKPOINT", (True, False))
+    _check_choice(cfg, "DATALOADER.SAMPLER_TRAIN", _SAMPLERS)
+    _check_choice(cfg, "DATALOADER.ASPECT_RATIO_GROUPING", (True, False))
+    for key in ("ALLOW_MISSING", "ALLOW_UNUSED"):
+        prefixes = cfg.MODEL[key]
+        fine = isinstance(prefixes, list | tuple)
+        if not fine or not all(isinstance(prefix, str) and prefix for prefix in prefixes):
+            raise InputError(f"MODEL.{key}: {prefixes}, expected prefixes of keys of weights")
     _check_backbone_context(cfg)
     _check_head_context(cfg)
     ocr = cfg.MODEL.SEM_SEG_HEAD.OCR
@@ -110,7 +124,9 @@ def _check_scheme(cfg: CfgNode, key: str) -> None:
     for name in ("SUBSAMPLE", "MASK_PADDING"):
         _check_choice(cfg, f"{key}.{name}", (True, False))
     _check_range(cfg, f"{key}.DROPOUT", 0, 1)
-    _check_range(cfg, f"{key}.KEY_CHANNELS", 0, None, integer=True)
+    for name in ("KEY_CHANNELS", "VALUE_CHANNELS"):
+        _check_range(cfg, f"{key}.{name}", 0, None, integer=True)
+    _check_choice(cfg, f"{key}.OUTPUT_NORM", _NORMS)
     for name in ("NUM_REGIONS", "RECURRENCE", "GROUPS", "LAYERS", "HEADS"):
         _check_range(cfg, f"{key}.{name}", 1, None, integer=True)
     for name in ("BINS", "RATES"):

@@ -170,6 +170,10 @@ def without_our_keys(cfg):
     cfg.DATASETS.pop("CUSTOM", None)
     cfg.DATASETS.pop("CACHE", None)
     cfg.TEST.pop("PANOPTIC", None)
+    cfg.TEST.pop("DTYPE", None)
+    cfg.DATALOADER.pop("RANDOM_SUBSET_RATIO", None)
+    for key in ("ALLOW_MISSING", "ALLOW_UNUSED", "TRUST_CHECKPOINT"):
+        cfg.MODEL.pop(key, None)
 
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from ocr_panoptic.engine import predict as module
+from ocr_panoptic.engine.inference import load_for_inference
 from ocr_panoptic.engine.journal import Journal
 from ocr_panoptic.engine.predict import Outputs, predict
-from ocr_panoptic.engine.prediction import load_model
 from ocr_panoptic.errors import InputError
 
 from ..conftest import REPOSITORY
@@ -33,13 +33,13 @@ FOUND = [
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model(small_config("ocr", FOUND))
+    return load_for_inference(small_config("ocr", FOUND))
 
 
 @pytest.fixture(autouse=True)
 def _loaded_model(model, monkeypatch):
     # It takes longer to build than to use.
-    monkeypatch.setattr(module, "load_model", lambda cfg: model)
+    monkeypatch.setattr(module, "load_for_inference", lambda cfg: model)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def journal_names(folder):
 def reference(photos, model, tmp_path_factory):
     output = tmp_path_factory.mktemp("reference") / "out"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(module, "load_model", lambda cfg: model)
+        monkeypatch.setattr(module, "load_for_inference", lambda cfg: model)
         run(photos, output, semantic=True)
     files = content(output)
     panoptic = json.loads(files["panoptic.json"])
@@ -154,7 +154,7 @@ def test_killed_anywhere_it_goes_on(photos, model, kill_at, tmp_path, monkeypatc
         return results[key]
 
     # Neither the model nor the picture is what dies here.
-    monkeypatch.setattr(module, "load_model", lambda cfg: remembering)
+    monkeypatch.setattr(module, "load_for_inference", lambda cfg: remembering)
     monkeypatch.setattr(module, "draw_panoptic", lambda pixels, *args: pixels)
     steps = kill_at(None)
     run(photos, tmp_path / "whole", semantic=True)
@@ -195,7 +195,7 @@ def test_only_what_is_missing_is_predicted(photos, reference, model, tmp_path, m
         calls.append((inputs[0]["height"], inputs[0]["width"]))
         return model(inputs)
 
-    monkeypatch.setattr(module, "load_model", lambda cfg: counting)
+    monkeypatch.setattr(module, "load_for_inference", lambda cfg: counting)
     run(photos, tmp_path, semantic=True)
     assert len(calls) == 3
     run(photos, tmp_path, semantic=True)
@@ -316,7 +316,7 @@ def test_an_image_too_large_for_the_gpu_is_skipped(photos, model, tmp_path, monk
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return model(inputs)
 
-    monkeypatch.setattr(module, "load_model", lambda cfg: small)
+    monkeypatch.setattr(module, "load_for_inference", lambda cfg: small)
     _, failures = run(photos, tmp_path)
     assert failures == 1
     message = f"error: {photos}/b.jpg: 40x30 pixels need more memory than the GPU has, expected a"

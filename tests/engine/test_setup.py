@@ -143,6 +143,8 @@ def test_bad_values_of_a_context(datasets_root, key, value, message):
         ("DROPOUT", "1.5", "CONTEXT.DROPOUT: 1.5, expected 0 to 1"),
         ("KEY_CHANNELS", "-1", "CONTEXT.KEY_CHANNELS: -1, expected 0 or more"),
         ("KEY_CHANNELS", "None", "CONTEXT.KEY_CHANNELS: None, expected an integer"),
+        ("VALUE_CHANNELS", "-1", "CONTEXT.VALUE_CHANNELS: -1, expected 0 or more"),
+        ("OUTPUT_NORM", "BM", "CONTEXT.OUTPUT_NORM: 'BM', expected one of BN"),
         ("NUM_REGIONS", "0", "CONTEXT.NUM_REGIONS: 0, expected 1 or more"),
         ("RECURRENCE", "0", "CONTEXT.RECURRENCE: 0, expected 1 or more"),
         ("BINS", "()", "CONTEXT.BINS: (), expected integers from 1"),
@@ -159,6 +161,22 @@ def test_bad_values_of_a_context_in_the_head(datasets_root, key, value, message)
     ]
     with pytest.raises(InputError, match=re.escape(message)):
         check_config(small_config("ocr", [*TEST_SETS, *overrides]), train=True)
+
+
+def test_pyramid_pooling_of_one_image_has_one_value(datasets_root):
+    overrides = [
+        *("MODEL.SEM_SEG_HEAD.NAME", "ContextSemSegFPNHead"),
+        *("MODEL.SEM_SEG_HEAD.CONTEXT.NAME", "ppm", "MODEL.SEM_SEG_HEAD.CONTEXT.NORM", "BN"),
+    ]
+    one = [*TEST_SETS, *overrides, "SOLVER.IMS_PER_BATCH", 1]
+    with pytest.raises(InputError, match=r"PPM averages an image to one value, and .*NORM BN"):
+        check_config(small_config("ocr", one), train=True)
+    two = small_config("ocr", [*TEST_SETS, *overrides, "SOLVER.IMS_PER_BATCH", 2])
+    check_config(two, train=True)
+    with pytest.raises(InputError, match="IMS_PER_BATCH: 2 for 2 processes, but PPM averages"):
+        check_config(two, train=True, processes=2)
+    check_config(small_config("ocr", [*one, "MODEL.SEM_SEG_HEAD.CONTEXT.NORM", "GN"]), train=True)
+    check_config(small_config("ocr", [*one, "MODEL.SEM_SEG_HEAD.CONTEXT.BINS", "(2,)"]), train=True)
 
 
 def test_a_head_that_reads_no_context(datasets_root):

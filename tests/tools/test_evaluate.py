@@ -15,6 +15,7 @@ from ocr_panoptic.data.panoptic_json import read_panoptic_png
 from ocr_panoptic.data.register import register_coco_panoptic
 from ocr_panoptic.data.shapes.writer import write_shapes
 from ocr_panoptic.data.test_dev import load_test_images
+from ocr_panoptic.engine import trainer
 from ocr_panoptic.errors import BAD_INPUT
 
 from ..conftest import load_tool
@@ -76,6 +77,27 @@ def test_saved_results_give_the_printed_figures(main, datasets_root, tmp_path, c
         assert row["name"] in printed
 
 
+def test_metrics_tell_the_dtype(main, datasets_root, weights, tmp_path, monkeypatch):
+    prepared = []
+    prepare = trainer.prepare_for_inference
+    monkeypatch.setattr(
+        trainer,
+        "prepare_for_inference",
+        lambda model, **arguments: prepared.append(arguments) or prepare(model, **arguments),
+    )
+    assert evaluate(main, tmp_path / "exact", overrides=weights) == 0
+    # The model itself: nothing is folded, nothing rounded.
+    assert not prepared
+    rounding = {"TEST.DTYPE": "bfloat16", **weights}
+    assert evaluate(main, tmp_path / "rounded", overrides=rounding) == 0
+    assert prepared == [{"dtype": "bfloat16", "keep_logits": True}]
+    (_, exact), (_, rounded) = read(tmp_path / "exact"), read(tmp_path / "rounded")
+    assert (exact["dtype"], rounded["dtype"]) == ("float32", "bfloat16")
+    assert exact.keys() == rounded.keys()
+    assert {**exact, "dtype": ""} != {**rounded, "dtype": ""}
+    assert rounded["mIoU"] == pytest.approx(exact["mIoU"], abs=2)
+
+
 @pytest.mark.parametrize("counter", ["hotcoco", "panopticapi"])
 def test_counters_of_files_print_the_same(main, datasets_root, weights, tmp_path, counter):
     assert evaluate(main, tmp_path / "here", overrides=weights) == 0
@@ -98,6 +120,8 @@ def test_counters_of_files_print_the_same(main, datasets_root, weights, tmp_path
         ((), {"TEST.PANOPTIC.COUNTER": "papi"}, "COUNTER: 'papi', expected one of in_process, hot"),
         ((), {"TEST.PANOPTIC.NUM_PROCS": "None"}, "TEST.PANOPTIC.NUM_PROCS: None, expected 0"),
         ((), {"TEST.PANOPTIC.SAVE": "None"}, "TEST.PANOPTIC.SAVE: None, expected True or False"),
+        ((), {"TEST.DTYPE": "float16"}, "TEST.DTYPE: 'float16', expected float32 or bfloat16"),
+        ((), {"TEST.DTYPE": "auto"}, "TEST.DTYPE: 'auto', expected float32 or bfloat16"),
         ((), {"TEST.PANOPTIC.NUM_PROCS": -1}, "TEST.PANOPTIC.NUM_PROCS: -1, expected 0"),
     ],
 )

@@ -20,7 +20,9 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 
 from ocr_panoptic.data.panoptic_json import load_panoptic_json
+from ocr_panoptic.engine import inference
 from ocr_panoptic.engine.checkpoint import Checkpointer
+from ocr_panoptic.engine.inference import DTYPES
 from ocr_panoptic.errors import BAD_INPUT
 from ocr_panoptic.evaluation.results import panoptic_annotation, result_categories
 
@@ -93,13 +95,18 @@ def test_results_are_those_of_detectron2s_predictor(main, photos, weights, tmp_p
         ids, expected_annotation = panoptic_annotation(
             *expected["panoptic_seg"], metadata, image["id"], name
         )
-        assert annotation == expected_annotation
+        # Folded norms round scores otherwise.
+        for row, expected_row in zip(
+            annotation["segments_info"], expected_annotation["segments_info"], strict=True
+        ):
+            assert row == pytest.approx(expected_row, rel=1e-4)
         assert annotation["segments_info"]
         with Image.open(output / "panoptic" / name) as png:
             np.testing.assert_array_equal(rgb2id(np.asarray(png)), ids)
         found = [result for result in instances if result["image_id"] == image["id"]]
         theirs = expected["instances"]
-        assert [result["score"] for result in found] == theirs.scores.tolist()
+        scores = [result["score"] for result in found]
+        assert scores == pytest.approx(theirs.scores.tolist(), rel=1e-4)
         for result, mask, label in zip(found, theirs.pred_masks, theirs.pred_classes, strict=True):
             np.testing.assert_array_equal(mask_util.decode(result["segmentation"]), mask)
             category = metadata.thing_dataset_id_to_contiguous_id[result["category_id"]]
@@ -107,6 +114,43 @@ def test_results_are_those_of_detectron2s_predictor(main, photos, weights, tmp_p
         with Image.open(output / "visualizations" / name.replace(".png", ".jpg")) as picture:
             assert picture.size == (48, 36)
             assert picture.format == "JPEG"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_predicts_in_each_dtype(main, photos, weights, tmp_path, monkeypatch, capsys, dtype):
+    # As on a processor that multiplies in bfloat16.
+    monkeypatch.setattr(inference, "native_dtype", lambda device: "bfloat16")
+    used = []
+    prepare = inference.prepare_for_inference
+
+    def noting(model, **arguments):
+        used.append(prepare(model, **arguments))
+        return used[-1]
+
+    monkeypatch.setattr(inference, "prepare_for_inference", noting)
+    flags = ("--dtype", dtype, "--no-pictures", "--save-semantic")
+    assert main(arguments(photos, tmp_path, *flags, overrides=weights)) == 0
+    assert [model.dtype for model in used] == ["float32" if dtype == "float32" else "bfloat16"]
+    panoptic, instances = read(tmp_path), read(tmp_path, "instances.json")
+    assert [len(row["segments_info"]) > 0 for row in panoptic["annotations"]] == [True, True]
+    assert {row["image_id"] for row in instances} == {1, 2}
+    predictor = DefaultPredictor(small_config("ocr", [*FOUND, *weights]))
+    for name in ("b.png", "sub/b.png"):
+        logits = predictor(cv2.imread(str(photos / name)))["sem_seg"]
+        with Image.open(tmp_path / "semantic" / name) as png:
+            chosen = logits.gather(0, torch.from_numpy(np.array(png)).long().unsqueeze(0))
+        # The label's logit is the highest but for rounding.
+        bound = 1e-4 if dtype == "float32" else 0.1
+        assert (logits.amax(dim=0) - chosen[0]).max() < bound * logits.abs().max()
+    # The config's own key is the same; results of another dtype are those of another run.
+    key = ["TEST.DTYPE", "float32" if dtype == "float32" else "bfloat16"]
+    again = arguments(photos, tmp_path, *flags[2:], overrides=[*weights, *key])
+    assert main(again) == 0
+    other = "bfloat16" if dtype == "float32" else "float32"
+    capsys.readouterr()
+    again = arguments(photos, tmp_path, "--dtype", other, *flags[2:], overrides=weights)
+    assert main(again) == BAD_INPUT
+    assert "holds a run with other config" in errors(capsys)[0]
 
 
 def test_untouched_panopticapi_reads_and_scores_them(main, photos, tmp_path):
@@ -242,6 +286,7 @@ def test_a_data_set_of_ones_own_needs_its_json_only(main, photos, tmp_path, caps
     ("overrides", "message"),
     [
         (["NO.KEY", 1], "Non-existent key: NO.KEY"),
+        (["TEST.DTYPE", "float16"], "TEST.DTYPE: 'float16', expected float32 or bfloat16"),
         (["MODEL.DEVICE", "tpu"], "MODEL.DEVICE: 'tpu', expected cuda or cpu"),
         (["MODEL.WEIGHTS", "none.pth"], "MODEL.WEIGHTS: none.pth does not exist"),
         (["INPUT.FORMAT", "L"], "INPUT.FORMAT: 'L', expected RGB or BGR"),
@@ -270,6 +315,7 @@ def test_a_bad_config_is_one_line(main, photos, tmp_path, capsys, overrides, mes
     ("argv", "message"),
     [
         ([], "--config-file, --input, --output"),
+        (["--dtype", "float16"], "--dtype: invalid choice: 'float16' (choose from"),
         (["--config-file", "f", "--input", "--output", "o"], "--input: expected at least one"),
         (["--config-file", "none.yaml", "--input", "a", "--output", "o"], "none.yaml: no such"),
     ],
@@ -280,8 +326,15 @@ def test_a_bad_command_line_is_one_line(main, capsys, argv, message):
     assert message in line
 
 
-def test_a_bad_input_or_output_is_one_line(main, photos, tmp_path, capsys):
+def test_a_bad_input_or_output_is_one_line(main, photos, tmp_path, capsys, monkeypatch):
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((36, 48), 700, np.uint16)).save(deep)
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
     for inputs, output, message in (
+        (photos, "", "--output: no name, expected a folder to write to"),
+        # As in training.
+        (deep, tmp_path / "deep", f"{deep}: image of Pillow's mode I;16; expected 8 bits per"),
         (tmp_path / "none", tmp_path / "out", f"--input {tmp_path}/none: no such file"),
         (photos, photos / "b.png", f"--output: {photos}/b.png: "),
         (photos, photos, f"--output {photos}: is the folder of images too"),
@@ -289,6 +342,7 @@ def test_a_bad_input_or_output_is_one_line(main, photos, tmp_path, capsys):
         assert main(arguments(inputs, output)) == BAD_INPUT
         (line,) = errors(capsys)
         assert message in line
+    assert {path.name for path in set(tmp_path.iterdir()) - before} == {"deep"}
 
 
 def test_the_documented_command_runs(photos, tmp_path):
