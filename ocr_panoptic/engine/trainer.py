@@ -5,22 +5,31 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
-from detectron2.engine.train_loop import AMPTrainer, TrainerBase
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PreciseBN
+from detectron2.engine.train_loop import AMPTrainer, HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from ocr_panoptic.data.loader import ResumableLoader, build_train_loader
 from ocr_panoptic.data.mapper import PanopticDatasetMapper
+from ocr_panoptic.errors import InputError
 from ocr_panoptic.evaluation.build import build_evaluators
 from ocr_panoptic.evaluation.metrics import format_metrics, summarise, write_metrics
+from ocr_panoptic.random_state import draw_seed, preserved_random_state
 
 from .checkpoint import Checkpointer
+from .inference import prepare_for_inference
+from .resume import RandomStates, ResumablePreciseBN, circumstances, what_differs
 
 __all__ = ["Trainer", "results_folder"]
 
@@ -34,10 +43,10 @@ class Trainer(DefaultTrainer):
         """Build model, optimizer, data loader and hooks as DefaultTrainer does.
 
         Not DefaultTrainer's own constructor: that hands DistributedDataParallel a device id on the
-        CPU too, which it refuses.
+        CPU too, which it refuses. A negative SEED is drawn here.
         """
         TrainerBase.__init__(self)
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = _with_seed(self.auto_scale_workers(cfg, comm.get_world_size()))
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
@@ -49,16 +58,107 @@ class Trainer(DefaultTrainer):
         step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = step(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer.of_config(
+            cfg, model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        # Of the checkpoint that was resumed from.
+        self._resumed: dict[str, Mapping | None] = {}
         self.register_hooks(self.build_hooks())
 
+    def build_hooks(self) -> list[HookBase]:
+        """Return Detectron2's hooks, and those that let a resumed run be as one never stopped."""
+        hooks = [hook for hook in super().build_hooks() if hook is not None]
+        for place, hook in enumerate(hooks):
+            if isinstance(hook, PreciseBN):
+                test = self.cfg.TEST
+                hooks[place] = ResumablePreciseBN(
+                    test.EVAL_PERIOD, self.model, hook._data_loader, test.PRECISE_BN.NUM_ITER
+                )
+        saving = [isinstance(hook, PeriodicCheckpointer | EvalHook) for hook in hooks]
+        hooks.insert(saving.index(True), RandomStates(self.cfg.SOLVER.CHECKPOINT_PERIOD))
+        return hooks
+
+    def state_dict(self) -> dict:
+        """Return what a checkpoint holds of the trainer."""
+        state = {**super().state_dict(), "circumstances": self._circumstances()}
+        if isinstance(self.data_loader, ResumableLoader):
+            state["data_loader"] = self.data_loader.state_dict()
+        return state
+
+    def _circumstances(self) -> dict:
+        return circumstances(self.cfg, getattr(self.data_loader, "num_images", None))
+
+    def load_state_dict(self, state_dict: Mapping) -> None:
+        """Take what :meth:`state_dict` returned, or Detectron2's trainer."""
+        super().load_state_dict(state_dict)
+        self._resumed = {key: state_dict.get(key) for key in ("circumstances", "data_loader")}
+        if "data_loader" in state_dict and isinstance(self.data_loader, ResumableLoader):
+            self.data_loader.load_state_dict(state_dict["data_loader"])
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from the last checkpoint, or load MODEL.WEIGHTS; says what happened.
+
+        Raises:
+            InputError: for a checkpoint that cannot be used, or that not all processes see.
+        """
+        self._resumed = {}
+        rates = self._base_rates()
+        super().resume_or_load(resume)
+        if self._base_rates() != rates:
+            _logger.warning(
+                f"SOLVER.BASE_LR: {self.cfg.SOLVER.BASE_LR:g} is not used: going on with "
+                f"{max(self._base_rates()):g}, the checkpoint's"
+            )
+        starts = sorted(set(comm.all_gather(self.start_iter)))
+        if len(starts) > 1:
+            raise InputError(
+                f"--resume: {self.cfg.OUTPUT_DIR}: the processes find checkpoints of different "
+                f"iterations, {starts[0]} and {starts[-1]}, expected a folder that all machines "
+                "share"
+            )
+        if self._resumed:
+            self._go_on()
+
+    def _base_rates(self) -> list[float]:
+        # Another scheduler than Detectron2's may have none.
+        return list(getattr(self.scheduler, "base_lrs", ()))
+
+    def _go_on(self) -> None:
+        """Let random numbers and data go on, as far as the checkpoint says where they were."""
+        differences = what_differs(self._resumed["circumstances"], self._circumstances())
+        seed = self.cfg.SEED
+        if not isinstance(self.data_loader, ResumableLoader):
+            differences.append("the train loader starts anew")
+        elif self._resumed["data_loader"] is not None:
+            seed = self.data_loader.seed
+            if seed != self.cfg.SEED:
+                _logger.info(f"SEED: going on with {seed}, the checkpoint's")
+        else:
+            samples = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
+            self.data_loader.load_state_dict({"seed": seed, "samples": samples})
+        states = next(hook for hook in self._hooks if isinstance(hook, RandomStates))
+        if not states.resume(seed, self.start_iter - 1) and not differences:
+            differences.append("it has no random state of its iteration")
+        if differences:
+            _logger.warning(
+                f"not bit for bit as a run that was never stopped ({'; '.join(differences)})"
+            )
+
+    def train(self):
+        """Train as Detectron2 does; returns its results."""
+        last = Path(self.checkpointer.get_checkpoint_file()).name
+        if self.start_iter >= self.max_iter and last != "model_final.pth":
+            # Killed between the checkpoint of the last iteration and this one.
+            self.checkpointer.save("model_final", iteration=self.start_iter - 1)
+        return super().train()
+
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
-        """Return Detectron2's train loader over :class:`PanopticDatasetMapper`."""
-        return build_detection_train_loader(cfg, mapper=PanopticDatasetMapper(cfg, True))
+    def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
+        """Return a train loader over :class:`PanopticDatasetMapper`, which can be resumed."""
+        return build_train_loader(cfg, PanopticDatasetMapper(cfg, True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -75,7 +175,11 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
         """Evaluate on every data set of DATASETS.TEST; log and write the headline metrics.
 
-        They are written to ``metrics.json`` in :func:`results_folder`.
+        They are written to ``metrics.json`` in :func:`results_folder`. In float32 the model is
+        evaluated as it is; with TEST.DTYPE bfloat16, as
+        :func:`~.inference.prepare_for_inference` prepares a copy.
+
+        Random numbers are afterwards what they were before.
 
         Returns:
             Detectron2's results: task -> metric -> percent, by data set if there are several.
@@ -84,15 +188,34 @@ class Trainer(DefaultTrainer):
             for name in cfg.DATASETS.TEST:
                 # An evaluation that fails must not leave the numbers of the one before.
                 (results_folder(cfg, name) / "metrics.json").unlink(missing_ok=True)
-        results = super().test(cfg, model, evaluators)
+        if cfg.TEST.DTYPE == "bfloat16":
+            if isinstance(model, DistributedDataParallel):
+                model = model.module
+            model = prepare_for_inference(model, dtype="bfloat16", keep_logits=True)
+        # Test loaders draw a number, whatever they are asked for.
+        with preserved_random_state():
+            results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
-            dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
             names = cfg.DATASETS.TEST
             for name in names:
-                summary = summarise(results if len(names) == 1 else results[name], dtype)
+                summary = summarise(results if len(names) == 1 else results[name], cfg.TEST.DTYPE)
                 write_metrics(results_folder(cfg, name) / "metrics.json", summary)
                 _logger.info(f"{name}\n{format_metrics(summary)}")
         return results
+
+
+def _with_seed(cfg: CfgNode) -> CfgNode:
+    """Return a config whose SEED is not negative: a drawn one then, which seeds everything."""
+    if cfg.SEED >= 0:
+        return cfg
+    seed = draw_seed()
+    _logger.info(f"SEED: {cfg.SEED}, drawn: {seed}")
+    seed_all_rng(seed + comm.get_rank())
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = seed
+    cfg.freeze()
+    return cfg
 
 
 def results_folder(cfg: CfgNode, dataset_name: str) -> Path:
