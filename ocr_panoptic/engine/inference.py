@@ -79,10 +79,14 @@ def prepare_for_inference(
 ) -> InferenceModel:
     """Return a copy of a model that predicts the same faster; the model is not changed.
 
-    Norms of fixed statistics are folded into convolutions, and maps have their channels side by
-    side (channels_last). In bfloat16, convolutions and matrix products have weights and inputs in
-    bfloat16; the last layers, and what is behind them, stay in float32. In float32 results are
-    the model's but for rounding.
+    Semantic labels are taken without logits at full size. In bfloat16 also norms of fixed
+    statistics are folded into convolutions, maps have their channels side by side (channels_last),
+    and convolutions and matrix products have weights and inputs in bfloat16; the last layers, and
+    what is behind them, stay in float32.
+
+    In float32 boxes, scores and masks are the model's to the last bit: folding and channels_last
+    would round otherwise, for 3 % each. So are labels, but where the two highest logits of a pixel
+    are equal but for rounding.
 
     Args:
         model: any of Detectron2's or this project's, its weights loaded, on its device.
@@ -128,12 +132,12 @@ class InferenceModel(nn.Module):
             PaddingAwarePanopticFPN.inference,
         )
         self.model = copy.deepcopy(model).requires_grad_(False)
-        fold_norms(self.model)
         if self.dtype == "bfloat16":
+            fold_norms(self.model)
             _round_weights(self.model)
-        self.model.to(memory_format=torch.channels_last)
-        if hasattr(self.model, "backbone"):
-            self.model.backbone.register_forward_pre_hook(_channels_last)
+            self.model.to(memory_format=torch.channels_last)
+            if hasattr(self.model, "backbone"):
+                self.model.backbone.register_forward_pre_hook(_channels_last)
         if self._is_panoptic_fpn:
             self.model.sem_seg_head = CoarseHead(self.model.sem_seg_head)
         self.eval()
