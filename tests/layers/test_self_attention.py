@@ -136,6 +136,16 @@ def assert_trains(layer, size, *valid, channels=4):
     assert all(buffer.isfinite().all() for buffer in layer.buffers())
 
 
+def assert_drops_whole_channels(layer):
+    """Check a layer with dropout 0.5 and without norms: in training, and in training only."""
+    feats = make_feats((3, 4), dtype=torch.float32)
+    kept = layer.float().eval()(feats)
+    torch.manual_seed(0)
+    dropped = layer.train()(feats)
+    assert (dropped.flatten(2) == 0).all(dim=2).sum() > (kept.flatten(2) == 0).all(dim=2).sum()
+    torch.testing.assert_close(dropped[dropped > 0], 2 * kept[dropped > 0])
+
+
 def assert_runs_in_half_precision(layer, size, channels=4):
     """Compare bfloat16 under autocast and a float16 layer with float32, with and without mask."""
     for mask in make_masks(size):
