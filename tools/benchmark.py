@@ -19,8 +19,8 @@ from ocr_panoptic.benchmark.measure import DTYPES, MODES
 from ocr_panoptic.benchmark.merging import report_merging
 from ocr_panoptic.benchmark.model_report import report_model
 from ocr_panoptic.engine.inference import DTYPES as MODEL_DTYPES
-from ocr_panoptic.errors import ArgumentParser, InputError, command_line
-from ocr_panoptic.files import require_folder, write_text
+from ocr_panoptic.errors import ArgumentParser, command_line
+from ocr_panoptic.files import require_output_file, write_text
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -86,9 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     path, report = given.pop("json"), given.pop("report")
     del given["command"]
     if path:  # before measuring, which takes long
-        require_folder(path.parent, "--json")
-        if path.is_dir():
-            raise InputError(f"--json {path}: is a folder, expected a file")
+        require_output_file(path, "--json", given.get("config_file"))
     text, numbers = report(**given)
     print(text)
     if path:

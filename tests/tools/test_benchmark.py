@@ -110,6 +110,10 @@ def test_a_model_is_measured(main, tmp_path, capsys):
         (["merging", "--device", "tpu"], "--device tpu: expected cpu or cuda"),
         (["model"], "--config-file"),
         (["model", "--config-file", "none.yaml"], "--config-file none.yaml: no such file"),
+        (
+            ["model", "--config-file", "none.yaml", "--json", "none.yaml"],
+            "--json none.yaml: is read too, expected another file",
+        ),
         (["model", "--config-file", "F", "--size", "9"], "--size 9: expected H,W such as 480,640"),
         (["model", "--config-file", "F", "--batch", "0"], "--batch 0: expected 1 or more"),
         (["model", "--config-file", "F", "--instances", "0"], "--instances 0: expected 1 or more"),
