@@ -10,11 +10,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ocr_panoptic.errors import InputError
-
 from .context import Measurement, measure_schemes
 from .measure import read_size
 from .plot import check_plot, draw_costs
+from .published import FIGURE_4_SIZE
 from .schemes import registered_schemes
 
 __all__ = ["format_table", "report_context"]
@@ -39,9 +38,7 @@ def report_context(
     """
     read = [read_size("--size", size, "C,H,W such as 512,128,128") for size in sizes]
     if plot is not None:
-        if len({size[0] for size in read}) > 1:
-            raise InputError("--plot: sizes have different numbers of channels, expected one")
-        check_plot(plot)
+        check_plot(plot, read)
     rows = measure_schemes(names or registered_schemes(), read, **how)
     if plot is not None:
         draw_costs(rows, plot)
@@ -97,7 +94,7 @@ def _format_group(rows: list[Measurement]) -> str:
         told = " / ".join(f"{source} ({hardware})" for source, hardware in sources.items())
         notes.append(f"Published: {told}; their M of memory is taken as MiB.")
     notes += _differences(comparable)
-    if first.mode == "forward":
+    if first.mode == "forward" and tuple(first.size) == FIGURE_4_SIZE:
         notes += _compare_with_dense({row.name: row for row in rows})
     return "\n\n".join([heading, text, "\n".join(notes)]).rstrip()
 
@@ -128,7 +125,7 @@ def _sources(rows: Sequence[Measurement]) -> dict[str, str]:
 
 
 def _differences(rows: Sequence[Measurement]) -> Iterator[str]:
-    """Say of each row that does not count what was published how far it is off, and why."""
+    """Say how published rows are read, and how far off those are that are not met."""
     for row in rows:
         counts = {"params": row.params, "FLOPs": row.flops}
         published = row.published["params"], row.published["flops"]
@@ -137,16 +134,19 @@ def _differences(rows: Sequence[Measurement]) -> Iterator[str]:
             for (name, count), expected in zip(counts.items(), published, strict=True)
             if expected is not None and abs(count / expected - 1) > _TOLERANCE
         ]
+        reading = f": {row.reading}" if row.reading else ""
         if found:
-            reading = f": {row.reading}" if row.reading else ""
             yield f"{row.name} is not as published ({', '.join(found)}){reading}"
+        elif reading:
+            yield f"{row.name}{reading}"
 
 
 def _compare_with_dense(rows: dict[str, Measurement]) -> Iterator[str]:
-    """Say what ISA costs of dense self-attention, wherever both were measured."""
+    """Say what ISA costs of dense self-attention, where both were measured as in the figure."""
+    dense_alone = "sa" if "sa" in rows else "self_attention"
     for sparse, dense, what in (
-        ("isa", "sa", "alone"),
-        ("isa_textbook", "sa", "alone, as in Algorithm 1"),
+        ("isa", dense_alone, "alone"),
+        ("isa_textbook", dense_alone, "alone, as in Algorithm 1"),
         ("base_oc_isa", "base_oc_sa", "with the fusion of Base-OC"),
     ):
         if sparse in rows and dense in rows:

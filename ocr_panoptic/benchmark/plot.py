@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,12 +44,27 @@ _PANELS = (
 )
 
 
-def check_plot(path: Path) -> None:
-    """See that a plot can be written.
+def check_plot(path: Path, sizes: Sequence[tuple[int, ...]]) -> None:
+    """See that a plot can be drawn and written.
+
+    Args:
+        path: of the plot.
+        sizes: (C, H, W) of each input.
 
     Raises:
-        InputError: if it has another suffix than .png and .svg, or its folder cannot be written to.
+        InputError: if it has another suffix than .png and .svg, or its folder cannot be written to,
+            or sizes would share a place in it.
     """
+    if len({size[0] for size in sizes}) > 1:
+        raise InputError("--plot: sizes have different numbers of channels, expected one")
+    places = {}
+    for size in sizes:
+        other = places.setdefault(_side(size), size)
+        if other != size:
+            raise InputError(
+                f"--plot: sizes {_text(other)} and {_text(size)} have equally many positions, "
+                "expected different numbers"
+            )
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(f"--plot {path}: expected a name that ends in .png or .svg")
     if path.is_dir():
@@ -56,11 +72,21 @@ def check_plot(path: Path) -> None:
     require_folder(path.parent, "--plot")
 
 
+def _side(size: Sequence[int]) -> float:
+    """Return the side of the square with as many positions as an input of (C, H, W)."""
+    return math.sqrt(size[1] * size[2])
+
+
+def _text(size: Sequence[int]) -> str:
+    return ",".join(map(str, size))
+
+
 def draw_costs(rows: Sequence[Measurement], path: Path) -> None:
     """Draw FLOPs, peak memory and time, as OCNet's Fig. 3 and 4.
 
-    With several sizes each scheme is a line over the longer side of the input, both axes
-    logarithmic; with one size, a bar. Each device, dtype and mode gets a row of its own.
+    With several sizes each scheme is a line over the side of the input, of one that is not square
+    over that of the square with as many positions, both axes logarithmic; with one size, a bar.
+    Each device, dtype and mode gets a row of its own.
 
     Args:
         rows: of one number of channels; one at least.
@@ -73,7 +99,7 @@ def draw_costs(rows: Sequence[Measurement], path: Path) -> None:
         )
     ]
     names = list(dict.fromkeys(row.name for row in rows))
-    sides = sorted({max(row.size[1:]) for row in rows})
+    sides = {_side(row.size): tuple(row.size[1:]) for row in rows}
     # Equal content for equal rows, whatever a user's matplotlibrc says.
     style = {
         "svg.hashsalt": "costs",
@@ -93,8 +119,15 @@ def draw_costs(rows: Sequence[Measurement], path: Path) -> None:
 
 
 def _lines(
-    groups: Sequence[Sequence[Measurement]], names: Sequence[str], sides: Sequence[int]
+    groups: Sequence[Sequence[Measurement]],
+    names: Sequence[str],
+    sides: Mapping[float, tuple[int, int]],
 ) -> Figure:
+    square = all(height == width for height, width in sides.values())
+    label = "side of the input, positions" if square else "height x width, positions"
+    ticks = {
+        side: f"{size[0]}" if square else f"{size[0]}x{size[1]}" for side, size in sides.items()
+    }
     height = max(3.6, 0.9 + 0.19 * len(names))
     figure = Figure(figsize=(13.0, height * len(groups)), layout="constrained")
     figure.get_layout_engine().set(wspace=0.04, hspace=0.08)
@@ -103,20 +136,20 @@ def _lines(
         for axes, panel in zip(line, _PANELS, strict=True):
             for index, name in enumerate(names):
                 points = sorted(
-                    (max(row.size[1:]), panel.value(row)) for row in group if row.name == name
+                    (_side(row.size), panel.value(row)) for row in group if row.name == name
                 )
                 axes.plot(*zip(*points, strict=True), label=name, **_look(index))
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
-            axes.xaxis.set_major_locator(FixedLocator(sides))
+            axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda side, _: f"{side:g}"))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda side, _: ticks[side]))
             _plain_numbers(axes)
             axes.grid(axis="y", color=_TEXT, alpha=0.10, linewidth=0.8)
-            axes.set_xlabel("side of the input, positions")
+            axes.set_xlabel(label)
             _dress(axes, panel, group, "bottom")
         # The legend in the order in which the lines of time end, the dearest first.
-        last = {row.name: row.median_ms for row in group if max(row.size[1:]) == sides[-1]}
+        last = {row.name: row.median_ms for row in group if _side(row.size) == max(sides)}
         handles = dict(zip(*line[-1].get_legend_handles_labels()[::-1], strict=True))
         order = sorted(handles, key=lambda name: -last.get(name, 0.0))
         line[-1].legend(

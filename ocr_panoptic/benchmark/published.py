@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FROM_RES5", "PUBLISHED", "READINGS", "Published"]
+__all__ = ["FIGURE_4_SIZE", "FROM_RES5", "PUBLISHED", "READINGS", "Published"]
 
 _SIZE = (2048, 128, 128)
+FIGURE_4_SIZE = (512, 128, 128)
+"""(channels, height, width) of the input of OCNet's Fig. 4."""
 _OCR = "Segmentation Transformer (OCR), Table 4"
 _OCNET = "OCNet, Table 4"
 _HARDWARE = {_OCR: "P40, CUDA 10.0", _OCNET: "V100, CUDA 9.0, PyTorch 0.4.1"}
@@ -90,11 +92,16 @@ others take 512, through a 3x3 convolution, and give 512 (OCR paper and OCNet, s
 
 _HEAD = "the whole head of its paper on res5, which the {} of FLOPs fit, and the 10.6 M do not"
 _FOLDED = "its inference form leaves out what algebra saves, {}_textbook is as the equations read"
+_HALVED = "the context at half the resolution, as in its authors' code, which 656 and 651 G fit"
 
 READINGS: dict[str, str] = {
+    "asp_oc_isa": _HALVED,
+    "asp_oc_sa": _HALVED,
     "base_oc_isa": _FOLDED.format("base_oc_isa"),
+    "cgnl": "theta, phi and g with half of the 512 channels; with all of them it takes 413.4 G",
     "criss_cross": _HEAD.format("804 G"),
     "danet": _HEAD.format("1110 G"),
+    "double_attention": "64 regions, as the OCR paper's Table 3 says",
     "pyramid_oc_isa": _FOLDED.format("pyramid_oc_isa"),
 }
-"""Name of a scheme whose cost is not the published one -> why; the layers' docstrings say more."""
+"""Name of a scheme -> how its published row is read; the layers' docstrings say more."""

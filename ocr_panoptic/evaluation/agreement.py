@@ -136,12 +136,13 @@ def format_agreement(agreement: Agreement, name: str) -> str:
     )
     flipped = agreement.lost + agreement.gained
     verdict = "within" if agreement.is_kept else "NOT within"
+    nothing = "" if agreement.matches else "no match: PQ says nothing, expected trained weights\n"
     return (
         f"{table}\n\n"
         f"{agreement.images} images\n"
         f"same semantic label: {agreement.same_labels:.3f} % of pixels\n"
         f"flipped matches: {flipped} of {agreement.matches} ({agreement.lost} lost,"
         f" {agreement.gained} gained)\n"
-        f"{verdict} the bounds: {LEAST_SAME_LABELS:g} % of pixels or more, PQ by"
+        f"{nothing}{verdict} the bounds: {LEAST_SAME_LABELS:g} % of pixels or more, PQ by"
         f" {MOST_PQ_CHANGE:g} points or less"
     )

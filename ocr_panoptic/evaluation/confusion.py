@@ -76,7 +76,9 @@ def confusion_matrix(predictions_json: Path, dataset_name: str) -> np.ndarray:
             f"images of data set {dataset_name}"
         )
     matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
-    for name, rows in tqdm(rows_of.items(), desc="counting", unit="image", leave=False):
+    for name, rows in tqdm(
+        rows_of.items(), desc="counting", unit="image", leave=False, disable=None
+    ):
         labels = load_labels(truth[name]["sem_seg_file_name"], np.int64)
         labelled = labels != metadata.ignore_label
         for label, encoded in rows:

@@ -32,7 +32,7 @@ class CrissCrossAttention(ContextLayer):
     who inserts the block, and so does the factor that starts at zero: gamma starts at one.
 
     Memory grows with H W (H + W). With BatchNorm in evaluation mode and a padding mask, the output
-    at valid positions does not depend on the padding, where that is to the right and below.
+    at valid positions does not depend on the padding.
     """
 
     def __init__(

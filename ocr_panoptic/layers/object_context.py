@@ -29,7 +29,8 @@ __all__ = ["ASPOC", "BaseOC", "PyramidOC"]
 class BaseOC(ContextLayer):
     """Concatenate the input with its context and fuse both (Base-OC, Fig. 5 b).
 
-    The 3x3 convolution that reduces the backbone's channels comes before it.
+    The 3x3 convolution that reduces the backbone's channels comes before it. Padding changes what
+    it changes in the context.
     """
 
     def __init__(
@@ -88,7 +89,8 @@ class PyramidOC(ContextLayer):
     :class:`~.subdivision.Subdivision`; those that differ in size go through with a padding mask.
 
     With a mask the parts are those of the valid rectangle of each image: with BatchNorm in
-    evaluation mode the output at valid positions does not depend on the padding.
+    evaluation mode the output at valid positions does not depend on the padding, as far as the
+    contexts' does not.
     """
 
     def __init__(
@@ -171,7 +173,8 @@ class ASPOC(ContextLayer):
     context is enlarged bilinearly. That gives 656 and 649 G.
 
     With a mask the convolutions read zeros where padding is, as they do outside a map: with
-    BatchNorm in evaluation mode the output at valid positions does not depend on the padding.
+    BatchNorm in evaluation mode the output at valid positions does not depend on the padding, where
+    that is to the right and below: the grid of maxima starts at the first row and column.
     """
 
     def __init__(

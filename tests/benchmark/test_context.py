@@ -197,13 +197,19 @@ def test_true_labels_are_one_hot_maps(monkeypatch):
     assert (maps.sum(dim=1) == 1).all()
 
 
-def test_isa_is_compared_with_dense_attention():
-    rows = measure_schemes(["isa", "sa", "sa_explicit"], [(512, 16, 16)], runs=1)
-    share = 100 * rows[0].flops / rows[1].flops
+@pytest.mark.parametrize("dense", ["sa", "self_attention"])
+def test_isa_is_compared_with_dense_attention_as_in_the_figure(dense):
+    figure = {"size": (512, 128, 128), "published_rows": ()}
+    rows = [
+        row("isa", flops=3_000, peak_memory_bytes=10, **figure),
+        row(dense, flops=12_000, **figure),
+        row("sa_explicit", peak_memory_bytes=80, **figure),
+    ]
     text = format_table(rows)
-    assert f"FLOPs of isa: {share:.1f} % of sa, alone (published: 24.6 %, OCNet Fig. 4" in text
-    share = 100 * rows[0].peak_memory_bytes / rows[2].peak_memory_bytes
-    assert f"Peak memory of isa: {share:.1f} % of sa_explicit (published: 10.2 %" in text
+    assert f"FLOPs of isa: 25.0 % of {dense}, alone (published: 24.6 %, OCNet Fig. 4" in text
+    assert "Peak memory of isa: 12.5 % of sa_explicit (published: 10.2 %" in text
+    for other in ({"size": (512, 64, 64)}, {"size": (2048, 128, 128)}, {"mode": "training"}):
+        assert "Fig. 4" not in format_table([replace(each, **other) for each in rows])
 
 
 def cells(text, name):
@@ -239,8 +245,10 @@ def test_a_row_that_is_not_as_published_says_so():
             row("danet", params=23_900_000, flops=1_110_000_000_000, reading="why"),
             row("ppm", params=23_100_000, flops=650_000_000_000),
             row("ocr", params=10_500_000),
+            row("double_attention", flops=338_000_000_000, params=10_200_000, reading="how"),
         ]
     )
+    assert "double_attention: how" in text.splitlines()
     assert "danet is not as published (params +125.5 %): why" in text
     assert "ppm is not as published (FLOPs +5.0 %)\n" in f"{text}\n"
     assert "ocr is not" not in text
@@ -268,6 +276,15 @@ def test_cost_is_drawn_against_size(tmp_path):
     assert svg.index("<!-- ocr -->") < svg.index("<!-- isa -->")
 
 
+def test_sizes_with_one_longer_side_keep_their_places(tmp_path):
+    sizes = [(512, 64, 16), (512, 64, 32), (512, 64, 64)]
+    svg = drawn(tmp_path, [row(name, size) for name in ("ocr", "isa") for size in sizes])
+    text = svg.read_text()
+    assert text.count("<!-- height x width, positions -->") == 3
+    for size in ("64x16", "64x32", "64x64"):
+        assert text.count(f"<!-- {size} -->") == 3
+
+
 def test_one_size_is_drawn_as_bars(tmp_path):
     svg = drawn(tmp_path, [row(), row("isa", median_ms=7.25)]).read_text()
     for text in ("2048x128x128, float32, cpu, forward", "7.25", "125", "338", "256"):
@@ -288,6 +305,11 @@ def test_other_conditions_are_drawn_below(tmp_path):
     ("sizes", "name", "message"),
     [
         (["8,4,4", "16,4,4"], "a.png", "--plot: sizes have different numbers of channels"),
+        (
+            ["8,4,9", "8,4,4", "8,9,4"],
+            "a.png",
+            "--plot: sizes 8,4,9 and 8,9,4 have equally many positions, expected different",
+        ),
         (["8,4,4"], "a.gif", "a.gif: expected a name that ends in .png or .svg"),
         (["8,4,4"], "folder.png", "folder.png: is a folder, expected a file"),
     ],

@@ -36,8 +36,11 @@ KEYS = {
 def stock(tmp_path, monkeypatch):
     """Take a small config of Detectron2's own keys for one of its own; return its path."""
     cfg = get_cfg()
+    cfg.set_new_allowed(True)
     cfg.merge_from_file(str(TINY["baseline"]))
     cfg.merge_from_list(OVERRIDES)
+    # The only key of ours in it.
+    cfg.SOLVER.pop("REFERENCE_BATCH")
     path = tmp_path / "stock.yaml"
     path.write_text(cfg.dump())
     monkeypatch.setattr(module, "stock_config", lambda cfg: str(path))

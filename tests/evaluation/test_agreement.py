@@ -107,6 +107,12 @@ def test_both_bounds_count(same_labels, pq, is_kept):
     assert Agreement(1, same_labels, 4, 0, 0, *pairs).is_kept is is_kept
 
 
+def test_bounds_that_were_kept_by_nothing_say_so():
+    pairs = (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)
+    text = format_agreement(Agreement(1, 100.0, 0, 0, 0, *pairs), "bfloat16")
+    assert "\nno match: PQ says nothing, expected trained weights\nwithin the bounds" in text
+
+
 def test_what_does_not_fit_the_truth_is_refused(truth):
     model = predicting({7: 4})
     (truth.folder / "7.png").unlink()

@@ -163,6 +163,7 @@ def test_checkpointed_activations_change_no_gradient(regions, stride):
     [
         (Scheme(), {"context_stride": 2}, r"CONTEXT\.STRIDE: 2, expected .*COMMON_STRIDE \(4\)"),
         (Scheme(), {"context_stride": 12}, r"CONTEXT\.STRIDE: 12, expected"),
+        (Scheme(), {"context_stride": 64}, r"CONTEXT\.STRIDE: 64, expected .* at most 32, the"),
         (
             Scheme(regions=True),
             {"region_loss_weight": 0.6},

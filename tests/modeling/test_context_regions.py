@@ -134,6 +134,6 @@ def test_layers_and_heads_of_the_transformer():
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_backbone_has_no_regions(name):
-    message = "needs regions of classes"
+    message = f"NAME: '{name}' needs regions of classes, expected a scheme without"
     with pytest.raises(InputError, match=message):
         build(name, num_classes=None)

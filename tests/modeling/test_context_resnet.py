@@ -17,6 +17,7 @@ from ocr_panoptic.errors import InputError
 from ocr_panoptic.modeling.backbone import ResidualContext
 from ocr_panoptic.modeling.meta_arch.batch import batch_scope, record_images
 
+from ..conftest import needs_operators
 from ..models import CONFIGS, small_model
 
 INSTANCES = CONFIGS / "COCO-InstanceSegmentation"
@@ -64,7 +65,12 @@ def contexts(model):
         (50, (), "res4.5"),
         (50, (f"{CONTEXT_KEY}.STAGE", "res3", f"{CONTEXT_KEY}.BLOCK", 0), "res3.0"),
         (50, (f"{CONTEXT_KEY}.BLOCK", -6), "res4.0"),
-        (50, ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, True]), "res4.5"),
+        pytest.param(
+            50,
+            ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, True]),
+            "res4.5",
+            marks=needs_operators,
+        ),
         (101, (), "res4.22"),
         (152, (), "res4.35"),
     ],
@@ -90,10 +96,13 @@ def test_only_the_contexts_keys_are_new(depth, overrides, path):
     [
         small_resnet(),
         ["MODEL.RESNETS.RES2_OUT_CHANNELS", 32, "MODEL.FPN.OUT_CHANNELS", 16],
-        [
-            *("MODEL.RESNETS.RES2_OUT_CHANNELS", 32, "MODEL.FPN.OUT_CHANNELS", 16),
-            *("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, False]),
-        ],
+        pytest.param(
+            [
+                *("MODEL.RESNETS.RES2_OUT_CHANNELS", 32, "MODEL.FPN.OUT_CHANNELS", 16),
+                *("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, False]),
+            ],
+            marks=needs_operators,
+        ),
     ],
     ids=["basic", "bottleneck", "deformable"],
 )

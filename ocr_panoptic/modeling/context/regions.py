@@ -17,7 +17,7 @@ from ocr_panoptic.layers import (
     UnsupervisedOCR,
 )
 
-from .registry import CONTEXT_REGISTRY
+from .registry import CONTEXT_REGISTRY, NoRegionsError
 
 __all__ = []
 
@@ -120,7 +120,7 @@ def _widths(node: CfgNode, in_channels: int) -> dict:
 def _known(num_classes: int | None) -> int:
     """Return the number of classes, where there is one."""
     if num_classes is None:
-        raise ValueError("it needs regions of classes, which only a semantic head has")
+        raise NoRegionsError
     return num_classes
 
 

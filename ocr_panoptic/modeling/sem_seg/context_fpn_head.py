@@ -72,7 +72,7 @@ class ContextSemSegFPNHead(RefiningSemSegFPNHead):
             context: takes maps of ``context_channels``.
             context_channels: width of the context stage.
             context_stride: pixels of the image per cell of the context's map: the common stride,
-                or that times a power of 2.
+                or that times a power of 2, up to the coarsest stride of ``input_shape``.
             context_norm: norm of the convolution in front of the context.
             region_loss_weight: where the context uses regions, the part of ``loss_weight`` for the
                 loss on the original prediction.
@@ -86,10 +86,13 @@ class ContextSemSegFPNHead(RefiningSemSegFPNHead):
         """
         super().__init__(input_shape, conv_dims=conv_dims, num_classes=num_classes, **kwargs)
         ratio = context_stride / self.common_stride
-        if ratio < 1 or math.log2(ratio) % 1:
+        # Images are padded to multiples of it; of a larger stride the last cell would stand out.
+        largest = max(shape.stride for shape in input_shape.values())
+        if ratio < 1 or math.log2(ratio) % 1 or context_stride > largest:
             raise InputError(
                 f"{_KEY}.STRIDE: {context_stride}, expected MODEL.SEM_SEG_HEAD.COMMON_STRIDE "
-                f"({self.common_stride}) times a power of 2"
+                f"({self.common_stride}) times a power of 2, at most {largest}, the stride of the "
+                "coarsest of MODEL.SEM_SEG_HEAD.IN_FEATURES"
             )
         self.refined_stride = context_stride
         self.num_classes = num_classes
