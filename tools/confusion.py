@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
+from ocr_panoptic.engine.progress import quiet_console
 from ocr_panoptic.engine.setup import check_config, load_config
 from ocr_panoptic.engine.trainer import results_folder
 from ocr_panoptic.errors import ArgumentParser, InputError, command_line
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--top {args.top}: expected 1 or more")
     if args.json:
         require_output_file(args.json, "--json", args.config_file)
+    quiet_console()
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg, train=False)
     found = {}

@@ -15,6 +15,7 @@ from ocr_panoptic.evaluation.panoptic_truth import GroundTruth
 
 from .inference import prepare_for_inference, resolve_dtype
 from .prediction import load_model
+from .progress import quiet_console
 from .setup import check_config, load_config
 from .trainer import Trainer
 
@@ -40,6 +41,7 @@ def compare_inference(
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: expected 1 or more")
+    quiet_console()
     cfg = load_config(config_file, list(overrides))
     if not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST: empty, expected a data set to predict")

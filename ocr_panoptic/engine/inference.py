@@ -100,15 +100,22 @@ def prepare_for_inference(
 
 
 def load_for_inference(cfg: CfgNode) -> InferenceModel:
-    """Build a config's model with MODEL.WEIGHTS, and prepare it in TEST.DTYPE.
+    """Build a config's model with MODEL.WEIGHTS, for images alone, and prepare it in TEST.DTYPE.
 
     Args:
         cfg: checked by :func:`~.prediction.check_prediction`.
 
     Raises:
-        InputError: as :func:`~.prediction.load_model` does.
+        InputError: as :func:`~.prediction.load_model` does, or if the model looks at true labels.
     """
-    return prepare_for_inference(load_model(cfg), dtype=cfg.TEST.DTYPE)
+    model = load_model(cfg)
+    if any(getattr(module, "uses_ground_truth", False) for module in model.modules()):
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.CONTEXT.NAME: '{cfg.MODEL.SEM_SEG_HEAD.CONTEXT.NAME}' looks at "
+            "the true labels, which images alone do not have; expected another scheme, or "
+            "tools/train_net.py --eval-only"
+        )
+    return prepare_for_inference(model, dtype=cfg.TEST.DTYPE)
 
 
 class InferenceModel(nn.Module):

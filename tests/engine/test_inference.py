@@ -11,6 +11,7 @@ from torch import nn
 from ocr_panoptic.engine import inference as module
 from ocr_panoptic.engine.inference import (
     DTYPES,
+    load_for_inference,
     native_dtype,
     prepare_for_inference,
     resolve_dtype,
@@ -19,7 +20,7 @@ from ocr_panoptic.errors import InputError
 from ocr_panoptic.modeling import CONTEXT_REGISTRY
 
 from ..modeling.test_folding import randomise
-from ..models import small_model
+from ..models import small_config, small_model
 
 # A random model finds stuff of some pixels and instances of no great score.
 FOUND = [
@@ -159,6 +160,20 @@ def test_every_context_scheme_goes_the_same_way(scheme):
         prepared = prepare_for_inference(model, dtype=dtype, keep_logits=True)
         difference = (prepared(inputs)[0]["sem_seg"] - expected).abs().max()
         assert difference <= bound * expected.abs().max()
+
+
+def test_a_scheme_that_looks_at_the_ground_truth_predicts_no_images():
+    cfg = small_config(
+        "baseline",
+        [
+            *("MODEL.META_ARCHITECTURE", "PaddingAwarePanopticFPN"),
+            *("MODEL.SEM_SEG_HEAD.NAME", "ContextSemSegFPNHead"),
+            *("MODEL.SEM_SEG_HEAD.CONTEXT.NAME", "gt_ocr"),
+            *("MODEL.SEM_SEG_HEAD.CONTEXT.CHANNELS", 64, "MODEL.SEM_SEG_HEAD.CONTEXT.NORM", "BN"),
+        ],
+    )
+    with pytest.raises(InputError, match=r"CONTEXT\.NAME: 'gt_ocr' looks at the true labels, wh"):
+        load_for_inference(cfg)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
