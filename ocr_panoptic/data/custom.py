@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
+from ocr_panoptic.config_files import config_chain, value_at
 from ocr_panoptic.data.register import (
     NO_THINGS,
     derive_dataset,
@@ -111,29 +110,11 @@ def explicit_num_classes(config_file: str, overrides: Sequence[str]) -> set[str]
     found = {key for key in overrides[::2] if key in (_SEMANTIC, _INSTANCES)}
     if "DATASETS.CUSTOM" in overrides[::2]:
         return found
-    chain = list(_chain(config_file))
-    last = next((i for i, each in enumerate(chain) if _get(each, "DATASETS.CUSTOM")), 0)
+    chain = [file.content for file in config_chain(config_file)]
+    last = next((i for i, each in enumerate(chain) if value_at(each, "DATASETS.CUSTOM")), 0)
     for each in chain[: last + 1]:
-        found |= {key for key in (_SEMANTIC, _INSTANCES) if _get(each, key) is not None}
+        found |= {key for key in (_SEMANTIC, _INSTANCES) if value_at(each, key) is not None}
     return found
-
-
-def _chain(config_file: str) -> Iterator[dict]:
-    with PathManager.open(config_file, "r") as file:
-        content = yaml.safe_load(file) or {}
-    yield content
-    bases = content.get("_BASE_", ())
-    for base in [bases] if isinstance(bases, str) else bases:
-        # As fvcore finds them.
-        if not base.startswith(("~", "/", "https://", "http://")):
-            base = os.path.join(os.path.dirname(config_file), base)
-        yield from _chain(os.path.expanduser(base))
-
-
-def _get(content: dict, key: str) -> object:
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, dict) else None
-    return content
 
 
 def set_num_classes(cfg: CfgNode, explicit: Collection[str] = ()) -> None:
