@@ -83,8 +83,12 @@ def _import_problem(facts: Facts, probe: str, attempt: Attempt) -> Finding:
     shadow = _shadow(facts, probe.split(".")[0])
     if shadow is not None and not meaning:
         meaning, cure = shadow
+    status = PROBLEM
+    if probe == "hotcoco" and attempt.missing == "hotcoco":
+        # Everything else runs without it, as on a machine without a package index.
+        status, meaning = INFO, "only TEST.PANOPTIC.COUNTER hotcoco needs it"
     found = f"{probe}: {attempt.error}{f' ({meaning})' if meaning else ''}"
-    return Finding(f"import-{probe}", PROBLEM, found, cure, attempt.traceback)
+    return Finding(f"import-{probe}", status, found, cure, attempt.traceback)
 
 
 def _is_about_pkg_resources(facts: Facts, probe: str) -> bool:

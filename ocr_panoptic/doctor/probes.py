@@ -71,7 +71,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     ),
     "detectron2._C": ("torch", "detectron2"),
     "detectron2.model_zoo": ("detectron2",),
-    "ocr_panoptic": ("detectron2", "shapely", "panopticapi", "hotcoco", "jinja2"),
+    "ocr_panoptic": ("detectron2", "shapely", "panopticapi", "jinja2"),
 }
 """Probe -> those without which it cannot go well; in the order in which they are made."""
 

@@ -228,6 +228,17 @@ def test_crashes(state):
     assert told.cure == f"{PIP}--force-reinstall --no-cache-dir --no-deps shapely"
 
 
+def test_nobody_has_to_have_the_fastest_counter():
+    error = "ModuleNotFoundError: No module named 'hotcoco'"
+    facts = with_error(healthy(), "hotcoco", error, missing="hotcoco")
+    told = findings(facts)["import-hotcoco"]
+    assert told.status == INFO
+    assert "only TEST.PANOPTIC.COUNTER hotcoco needs it" in told.found
+    assert told.cure.startswith(PIP)
+    assert told.cure.endswith(" hotcoco")
+    assert not findings(facts, PROBLEM)
+
+
 def test_what_was_not_tried_is_a_note_with_its_root():
     facts = with_error(healthy(), "torch", "OSError: broken")
     problem(facts, "import-torch")
