@@ -14,6 +14,11 @@ from ocr_panoptic.data.shapes.writer import write_shapes
 
 REPOSITORY = Path(__file__).parents[1]
 
+needs_operators = pytest.mark.skipif(
+    importlib.util.find_spec("detectron2._C") is None,
+    reason="needs Detectron2's compiled operators",
+)
+
 # Two pytest processes share two cores.
 torch.set_num_threads(1)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -186,12 +188,12 @@ class FlopCounter(TorchDispatchMode):
                 return result
         result = func(*args, **kwargs)
         if formula is not None:
-            self.total += formula(*args, **kwargs, out=result)
+            self.total += formula(*args, **kwargs, **{_RESULT: result})
         return result
 
 
 def _shapes_only(formula: Callable[..., int]) -> Callable[..., int]:
-    def count(*args, out: Any = None, **kwargs) -> int:
+    def count(*args, **kwargs) -> int:
         return formula(*(arg.shape if isinstance(arg, torch.Tensor) else arg for arg in args))
 
     return count
@@ -218,6 +220,12 @@ def _convolution_backward(
 
 
 _aten = torch.ops.aten
+# What a formula calls the result whose FLOPs it counts; versions of torch differ.
+_RESULT = next(
+    name
+    for name in ("out_val", "out")
+    if name in inspect.signature(flop_registry[_aten.mm], follow_wrapped=False).parameters
+)
 _FORMULAS = {
     **flop_registry,
     _aten.mv: _matrix_vector,
@@ -260,8 +268,11 @@ def measure_footprint(call: Callable[[], Any], device: str) -> Footprint:
     """
     if device == "cuda":
         return _measure_cuda(call)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call()
+    with warnings.catch_warnings():
+        # torch's note about profiles of several cycles.
+        warnings.filterwarnings("ignore", "Warning: Profiler clears events")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            call()
     return _read_profile(profiler.profiler.kineto_results.events())
 
 
@@ -288,15 +299,22 @@ def _read_profile(events: list) -> Footprint:
         if event.name() == "[memory]":
             total += event.nbytes()
             peak = max(peak, total)
-            totals.append((event.start_us(), total))
+            totals.append((_span(event)[0], total))
     sections: dict[str, int] = {}
     for event in events:
         if event.name().startswith(_SECTION):
-            start, end = event.start_us(), event.start_us() + event.duration_us()
+            start, end = _span(event)
             inside = (total for moment, total in totals if start <= moment <= end)
             name = event.name().removeprefix(_SECTION)
             sections[name] = max(sections.get(name, 0), *inside, 0)
     return Footprint(peak, sections)
+
+
+def _span(event: Any) -> tuple[int, int]:
+    """Return when an event started and ended, in a unit of torch's version."""
+    if hasattr(event, "start_ns"):
+        return event.start_ns(), event.end_ns()
+    return event.start_us(), event.start_us() + event.duration_us()
 
 
 def interleaved_times(

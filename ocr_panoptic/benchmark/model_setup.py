@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
-from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -20,6 +19,7 @@ from ocr_panoptic.engine.checkpoint import Checkpointer
 from ocr_panoptic.engine.prediction import check_prediction
 from ocr_panoptic.engine.setup import load_config
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.known_warnings import silence_known_warnings
 
 __all__ = ["draw_inputs", "our_model", "settle", "stock_config", "stock_model"]
 
@@ -84,13 +84,14 @@ def stock_config(cfg: CfgNode) -> str:
         if "PanopticFPN" in cfg.MODEL.META_ARCHITECTURE
         else f"COCO-InstanceSegmentation/mask_rcnn_R_{depth}_FPN_3x.yaml"
     )
-    try:
-        return model_zoo.get_config_file(name)
-    except RuntimeError as error:
+    # By path: detectron2.model_zoo needs pkg_resources, which setuptools 82 has no more.
+    path = Path(detectron2.__file__).parent / "model_zoo/configs" / name
+    if not path.is_file():
         raise InputError(
             f"--against stock: MODEL.RESNETS.DEPTH {depth}, but Detectron2 has no {name}, expected "
             "a config of depth 50 or 101"
-        ) from error
+        )
+    return str(path)
 
 
 def stock_model(config_file: str, cfg: CfgNode, ours: nn.Module) -> nn.Module:
@@ -131,8 +132,7 @@ def stock_model(config_file: str, cfg: CfgNode, ours: nn.Module) -> nn.Module:
 
 
 def _build(cfg: CfgNode) -> nn.Module:
-    # Of Detectron2's anchors.
-    warnings.filterwarnings("ignore", "torch.meshgrid")
+    silence_known_warnings()
     torch.manual_seed(0)
     return build_model(cfg).eval()
 

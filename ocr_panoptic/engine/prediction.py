@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ocr_panoptic.data.checks import check_num_classes
 from ocr_panoptic.data.images import require_8_bits
 from ocr_panoptic.data.panoptic_json import load_json
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.known_warnings import silence_known_warnings
 
 from .checkpoint import Checkpointer
 from .setup import check_config
@@ -78,8 +78,7 @@ def load_model(cfg: CfgNode) -> nn.Module:
     Raises:
         InputError: for weights that cannot be loaded, or values that no model can be built with.
     """
-    # Of Detectron2's anchors.
-    warnings.filterwarnings("ignore", "torch.meshgrid")
+    silence_known_warnings()
     torch.manual_seed(max(cfg.SEED, 0))
     model = build_model(cfg).eval()
     if not cfg.MODEL.WEIGHTS:

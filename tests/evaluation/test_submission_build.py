@@ -215,7 +215,7 @@ def test_shortened_scores_keep_their_order(first, second):
     short = build._shortest(first)
     assert len(repr(short)) <= len(repr(float(first)))
     assert np.float32(short) == np.float32(first)
-    if np.float32(first) == first and np.float32(second) == second:
+    if float(np.float32(first)) == first and float(np.float32(second)) == second:
         other = build._shortest(second)
         assert (short < other, short == other) == (first < second, first == second)
 
