@@ -42,6 +42,21 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # $OCR_PANOPTIC_CACHE, and without that beside the json.
     cfg.DATASETS.CACHE = ""
 
+    # Images per batch that the schedule is made for: BASE_LR, WARMUP_ITERS, MAX_ITER and STEPS. If
+    # IMS_PER_BATCH alone is overridden, they follow by the linear rule; 0 for never. A file that
+    # sets it means the schedule as of that file: what is set in a file based on it, or on the
+    # command line, is overridden.
+    cfg.SOLVER.REFERENCE_BATCH = 0
+    # What happens where a loss is infinite or not a number: "stop", with exit status 3, or "skip"
+    # the step. Both write nonfinite.json and the batch to OUTPUT_DIR.
+    cfg.SOLVER.NONFINITE = "stop"
+    # Steps in a row that may be skipped: a model that is broken would skip for ever.
+    cfg.SOLVER.NONFINITE_SKIPS = 5
+
+    # SOLVER.AMP.ENABLED: in what convolutions and matrix products are computed, "float16", with
+    # gradients scaled, or "bfloat16", whose range needs no scaling.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+
     # DATALOADER.SAMPLER_TRAIN RandomSubsetTrainingSampler: part of the images that is trained on.
     # Detectron2 reads it, and has no default.
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
@@ -83,7 +98,7 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Channels of the pixels that enter the layer, and of its result.
     context.CHANNELS = 512
     # Pixels of the image per cell of the map that enters it, along each axis: COMMON_STRIDE, or
-    # that times a power of 2.
+    # that times a power of 2, up to the stride of the coarsest of IN_FEATURES.
     context.STRIDE = 4
     # Where the layer needs regions, this part of MODEL.SEM_SEG_HEAD.LOSS_WEIGHT (0.5) weighs the
     # loss on the original prediction, and the rest that on the refined one.
@@ -91,6 +106,15 @@ def add_ocr_panoptic_config(cfg: CfgNode) -> None:
     # Compute the context stage again in the backward pass instead of keeping what it needs: less
     # memory, more time, the same numbers.
     context.CHECKPOINT_ACTIVATIONS = False
+
+    cfg.WANDB = wandb = CfgNode()
+    # Log a training to Weights & Biases too, which has to be installed: pip install wandb. A
+    # resumed training goes on in the same run. WANDB_MODE=offline and the like are wandb's own.
+    wandb.ENABLED = False
+    # Project of the run.
+    wandb.PROJECT = "ocr-panoptic"
+    # Name of the run, "" for that of OUTPUT_DIR.
+    wandb.NAME = ""
 
     # What models are evaluated in: "float32", or "bfloat16" through the inference path, faster on
     # hardware that multiplies in it. tools/predict.py's --dtype sets it.

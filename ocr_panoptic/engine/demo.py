@@ -23,11 +23,12 @@ from ocr_panoptic.data.shapes.writer import write_shapes
 from ocr_panoptic.errors import InputError
 from ocr_panoptic.evaluation.metrics import format_metrics
 from ocr_panoptic.files import require_folder
+from ocr_panoptic.known_warnings import silence_known_warnings
 from ocr_panoptic.visualization.curves import draw_loss_curves, read_metrics
 from ocr_panoptic.visualization.report import Report, write_report
 from ocr_panoptic.visualization.run_report import class_tables, examples_of_run, metric_tables
 
-from .progress import ProgressBar
+from .schedule import follow_reference_batch
 from .setup import check_config, load_config, prepare_run
 from .trainer import Trainer, results_folder
 
@@ -39,11 +40,10 @@ _MARK = ".demo"
 
 
 class _DemoTrainer(Trainer):
-    """Says how far it is on one line, and leaves the evaluation to the demo."""
+    """Leaves the evaluation to the demo, and says how far that is."""
 
     def build_hooks(self) -> list:
-        kept = [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
-        return [*kept, ProgressBar()]
+        return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -89,13 +89,15 @@ def run_demo(
     run = output / "run"
     cfg.OUTPUT_DIR = str(run)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train_name,), (val_name,)
-    changes = check_config(cfg, train=True)
+    scaled = follow_reference_batch(cfg, config_file, overrides)
+    changes = [*scaled, *check_config(cfg, train=True)]
     cfg.freeze()
     for name in ("metrics.json", "report.html"):
         # From here on, a demo that fails must not leave the numbers of the one before.
         (output / name).unlink(missing_ok=True)
     shutil.rmtree(run)
     prepare_run(cfg, argparse.Namespace(config_file=config_file), changes, quiet=True)
+    silence_known_warnings()
 
     trainer = _DemoTrainer(cfg)
     trainer.resume_or_load(resume=False)

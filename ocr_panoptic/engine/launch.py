@@ -4,95 +4,155 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
-import warnings
+import multiprocessing
+import os
+import sys
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ocr_panoptic.errors import InputError, message_of_traceback
+from ocr_panoptic.errors import BAD_INPUT, InputError, OneLineError, patient_streams
+from ocr_panoptic.known_warnings import silence_known_warnings
 
 from .checkpoint import Checkpointer
+from .distributed import explain_lost_process, join_group, lost_process_named, meeting_point
+from .process_arguments import (
+    Place,
+    check_device,
+    place_of_torchrun,
+    settle_process_arguments,
+)
+from .schedule import follow_reference_batch
 from .setup import check_config, load_config, prepare_run
+from .summary import begin_summary, facts_of_checkpoint, facts_of_training, write_summary
 from .trainer import Trainer
 
 __all__ = ["launch_run"]
 
 
-def _is_no_input_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+def _needs_traceback(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], OneLineError))
 
 
 # Detectron2 logs the traceback of whatever ends a training; a user's mistake gets one line instead.
-logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
+logging.getLogger("detectron2.engine.train_loop").addFilter(_needs_traceback)
 
 
 def launch_run(args: argparse.Namespace) -> None:
     """Check what :func:`~.setup.argument_parser`'s arguments ask for, and start its processes.
 
+    Under torchrun this process is one of them, and joins the others.
+
     Raises:
         InputError: for bad input, wherever it was found.
+        NonFiniteLossError: the training was stopped as its loss is not finite.
+        LostProcessError: a process of the run has ended before its time.
     """
-    _check_arguments(args)
-    processes = args.num_machines * max(1, args.num_gpus)
+    place = place_of_torchrun(os.environ)
+    if place is None:
+        _start_processes(args, settle_process_arguments(args, None, os.environ))
+        return
+    try:
+        settle_process_arguments(args, place, os.environ)
+        cfg = _load_config(args, place)
+    except InputError:
+        # All processes of a machine say the same: once is enough.
+        if place.local_rank == 0:
+            raise
+        sys.exit(BAD_INPUT)
+    with lost_process_named(train=not args.eval_only):
+        if place.world_size > 1:
+            join_group(place, cfg.MODEL.DEVICE, args.dist_timeout)
+        checked = _check_together(cfg, args, place)
+    _run_and_leave(*checked)
+
+
+def _start_processes(args: argparse.Namespace, place: Place) -> None:
+    """Let Detectron2 start the processes of this machine, and wait for them."""
+    cfg = _load_config(args, place)
+    changes = _check_config(cfg, args, place)
+    others = set(multiprocessing.active_children())
+    try:
+        with meeting_point(args, cfg.MODEL.DEVICE) as address:
+            launch(
+                _run_as_child if place.world_size > 1 else run,
+                place.local_size,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=address,
+                args=(cfg, args, changes),
+                timeout=timedelta(seconds=args.dist_timeout),
+            )
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        cause = explain_lost_process(error, args, place)
+        if cause is None:
+            raise
+        raise cause from error
+    finally:
+        # After Ctrl-C, which may have reached this process alone.
+        for process in set(multiprocessing.active_children()) - others:
+            if place.world_size > 1:
+                process.terminate()
+
+
+def _load_config(args: argparse.Namespace, place: Place) -> CfgNode:
     cfg = load_config(args.config_file, [*args.trust_checkpoint, *args.opts])
     if args.save:
         cfg.TEST.PANOPTIC.SAVE = True
     if args.num_procs is not None:
+        if args.num_procs < 1:
+            raise InputError(f"--num-procs {args.num_procs}: expected 1 or more")
         cfg.TEST.PANOPTIC.NUM_PROCS = args.num_procs
-    changes = check_config(cfg, train=not args.eval_only, processes=processes)
-    try:
-        launch(
-            _run_and_leave,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(cfg, args, changes),
-        )
-    except ProcessRaisedException as error:
-        # A child's exception comes as the text of its traceback.
-        message = message_of_traceback(str(error))
-        if message is None:
-            raise
-        raise InputError(message) from error
+    check_device(cfg.MODEL.DEVICE, args, place)
+    return cfg
 
 
-def _check_arguments(args: argparse.Namespace) -> None:
-    gpus = torch.cuda.device_count()
-    if args.num_gpus < 0 or args.num_gpus > gpus > 0:
-        raise InputError(f"--num-gpus {args.num_gpus}: this machine has {gpus}")
-    if args.num_procs is not None and args.num_procs < 1:
-        raise InputError(f"--num-procs {args.num_procs}: expected 1 or more")
-    if args.num_machines < 1:
-        raise InputError(f"--num-machines {args.num_machines}: expected 1 or more")
-    if not 0 <= args.machine_rank < args.num_machines:
-        raise InputError(
-            f"--machine-rank {args.machine_rank}: expected 0 to {args.num_machines - 1}"
-        )
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise InputError(
-            f"--dist-url auto with --num-machines {args.num_machines}, expected an address of "
-            "machine 0 such as tcp://HOST:PORT"
-        )
-    if args.dist_url != "auto" and not re.match(r"(tcp://.+:\d+|file:///.+)$", args.dist_url):
-        raise InputError(
-            f"--dist-url {args.dist_url}: expected auto, tcp://HOST:PORT or file:///PATH"
-        )
+def _check_config(cfg: CfgNode, args: argparse.Namespace, place: Place) -> list[str]:
+    scaled = [] if args.eval_only else follow_reference_batch(cfg, args.config_file, args.opts)
+    train, processes = not args.eval_only, place.world_size
+    return [*scaled, *check_config(cfg, train=train, processes=processes, resume=args.resume)]
+
+
+def _check_together(
+    cfg: CfgNode, args: argparse.Namespace, place: Place
+) -> tuple[CfgNode, argparse.Namespace, list[str]]:
+    """Check a config once on each machine, for all its processes."""
+    found = None
+    if place.local_rank == 0:
+        try:
+            found = (_check_config(cfg, args, place), cfg, None)
+        except InputError as error:
+            found = (None, None, str(error))
+    of_all = comm.all_gather(found)
+    mistakes = [message for *_, message in filter(None, of_all) if message is not None]
+    if mistakes and place.rank > 0:
+        sys.exit(BAD_INPUT)
+    if mistakes:
+        raise InputError(mistakes[0])
+    changes, cfg, _ = of_all[place.rank - place.local_rank]
+    return cfg, args, changes
+
+
+def _run_as_child(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> None:
+    with patient_streams():
+        _run_and_leave(cfg, args, changes)
 
 
 def _run_and_leave(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> None:
-    run(cfg, args, changes)
-    if comm.get_world_size() > 1:
-        # Nobody leaves while another still talks to it; and the threads of a group that is not
-        # destroyed may abort the process at its end.
-        comm.synchronize()
-        torch.distributed.destroy_process_group()
+    with lost_process_named(train=not args.eval_only):
+        run(cfg, args, changes)
+        if comm.get_world_size() > 1:
+            # Nobody leaves while another still talks to it; and the threads of a group that is
+            # not destroyed may abort the process at its end.
+            comm.synchronize()
+            torch.distributed.destroy_process_group()
 
 
 def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
@@ -106,10 +166,10 @@ def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
     Returns:
         Detectron2's results, empty on other ranks than 0.
     """
-    # Of Detectron2's anchors, once in every process.
-    warnings.filterwarnings("ignore", "torch.meshgrid")
+    silence_known_warnings()
     cfg.freeze()
     prepare_run(cfg, args, changes)
+    published = begin_summary(cfg, args.config_file) if comm.is_main_process() else None
     if args.eval_only:
         if not cfg.MODEL.WEIGHTS and not args.resume:
             logging.getLogger("ocr_panoptic").warning(
@@ -117,13 +177,23 @@ def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
             )
         model = Trainer.build_model(cfg)
         checkpointer = Checkpointer.of_config(cfg, model, cfg.OUTPUT_DIR)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        last = checkpointer.get_checkpoint_file() if args.resume else ""
+        rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        start = time.monotonic()
         results = Trainer.test(cfg, model)
+        facts = facts_of_checkpoint(
+            last or cfg.MODEL.WEIGHTS, rest, Trainer.evaluated_images, time.monotonic() - start
+        )
     else:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        start = time.monotonic()
         trainer.train()
+        facts = facts_of_training(trainer, time.monotonic() - start)
+        # Scaled, where SOLVER.REFERENCE_WORLD_SIZE asks for it.
+        cfg = trainer.cfg
         results = getattr(trainer, "_last_eval_results", {})
     if comm.is_main_process():
+        write_summary(cfg, args.config_file, published, results, facts)
         verify_results(cfg, results)
     return results

@@ -120,6 +120,9 @@ class RandomStates(HookBase):
         else:
             with preserved_random_state():
                 seed_by(seed, iteration + 1, comm.get_rank())
+                if torch.cuda.is_initialized():
+                    # Where the model has dropout; seed_by leaves it alone.
+                    torch.cuda.manual_seed(torch.initial_seed())
                 self._restored = random_state()
         return known
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
-from collections.abc import Sequence
+import importlib
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +23,7 @@ from detectron2.modeling import (
 )
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from ocr_panoptic import add_ocr_panoptic_config
 from ocr_panoptic.data.checks import check_dataset_files, check_num_classes
@@ -33,6 +37,8 @@ from ocr_panoptic.errors import InputError, fail
 from ocr_panoptic.evaluation.build import check_evaluation
 from ocr_panoptic.files import require_folder
 
+from .checkpoint import Checkpointer
+from .process_arguments import add_process_arguments
 from .progress import quiet_console
 from .values import check_values
 
@@ -65,8 +71,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """
     parser = default_argument_parser()
     parser.error = fail
-    # Detectron2's port is the same for every job of a user, so two jobs on a host would collide.
-    parser.set_defaults(dist_url="auto")
+    add_process_arguments(parser)
     parser.add_argument(
         "--save",
         action="store_true",
@@ -150,6 +155,10 @@ def prepare_run(
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
         quiet_console()
+    with contextlib.redirect_stderr(io.StringIO()):
+        # Detectron2's report of the environment imports it: where there is a compiler for CUDA and
+        # no GPU, it prints that.
+        importlib.import_module("torch.utils.cpp_extension")
     default_setup(cfg, args)
     # Another process than the one that checked the config knows none yet.
     register_custom_datasets(cfg)
@@ -157,7 +166,9 @@ def prepare_run(
         logger.warning(change)
 
 
-def check_config(cfg: CfgNode, *, train: bool, processes: int = 1) -> list[str]:
+def check_config(
+    cfg: CfgNode, *, train: bool, processes: int = 1, resume: bool = False
+) -> list[str]:
     """Check a config before anything is built: names, values, device, files, numbers of classes.
 
     OUTPUT_DIR is made if all else is right.
@@ -166,6 +177,8 @@ def check_config(cfg: CfgNode, *, train: bool, processes: int = 1) -> list[str]:
         cfg: what cannot work as written, but has one clear cure, is changed in place.
         train: whether DATASETS.TRAIN is going to be read.
         processes: that are going to work on it, on all machines.
+        resume: whether a checkpoint in OUTPUT_DIR, if there is one, takes the place of
+            MODEL.WEIGHTS.
 
     Returns:
         One line for each change, and for each thing to know about the data sets.
@@ -176,7 +189,9 @@ def check_config(cfg: CfgNode, *, train: bool, processes: int = 1) -> list[str]:
     _check_names(cfg)
     check_values(cfg, train=train, processes=processes)
     check_evaluation(cfg)
-    changes = _check_device(cfg, processes)
+    changes = _check_device(cfg, processes, train=train)
+    if train and not (resume and Checkpointer(nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()):
+        _check_frozen(cfg)
     register_custom_datasets(cfg)
     if cfg.DATASETS.CUSTOM:
         # Deriving takes a while: what can be told before is told before.
@@ -231,7 +246,21 @@ def _check_one_region(cfg: CfgNode, processes: int) -> None:
         )
 
 
-def _check_device(cfg: CfgNode, processes: int) -> list[str]:
+def _check_frozen(cfg: CfgNode) -> None:
+    """Refuse to freeze random weights: there is more than one way to train from scratch."""
+    model = cfg.MODEL
+    if model.WEIGHTS or "resnet" not in model.BACKBONE.NAME:
+        return
+    norm, stages = model.RESNETS.NORM, model.BACKBONE.FREEZE_AT
+    if norm == "FrozenBN" or (isinstance(stages, int) and stages > 0):
+        raise InputError(
+            f"MODEL.WEIGHTS: '' with MODEL.RESNETS.NORM {norm} and MODEL.BACKBONE.FREEZE_AT "
+            f"{stages}: random weights that are frozen are never trained; expected weights, or "
+            "RESNETS.NORM BN, SyncBN or GN with FREEZE_AT 0"
+        )
+
+
+def _check_device(cfg: CfgNode, processes: int, *, train: bool) -> list[str]:
     try:
         device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError:
@@ -240,27 +269,48 @@ def _check_device(cfg: CfgNode, processes: int) -> list[str]:
         raise InputError(f"MODEL.DEVICE: '{cfg.MODEL.DEVICE}', expected cuda or cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("MODEL.DEVICE: cuda, but torch finds no CUDA device; expected cpu")
+    changes = []
     if device.type == "cpu":
-        if cfg.SOLVER.AMP.ENABLED:
-            raise InputError(
-                "SOLVER.AMP.ENABLED: True, but Detectron2 trains with mixed precision on CUDA "
-                "only; expected False on the CPU"
+        if train and cfg.SOLVER.AMP.ENABLED:
+            cfg.SOLVER.AMP.ENABLED = False
+            changes.append(
+                "SOLVER.AMP.ENABLED: Detectron2 trains with mixed precision on CUDA only, this run "
+                "is in float32"
             )
         if processes > 1:
-            return _replace_sync_batch_norm(cfg)
-    return []
+            changes += _replace_sync_batch_norm(cfg)
+        elif train:
+            changes += _tell_sync_batch_norm(cfg)
+    return changes
 
 
-def _replace_sync_batch_norm(cfg: CfgNode, path: str = "") -> list[str]:
+def _replace_sync_batch_norm(cfg: CfgNode) -> list[str]:
     """Replace SyncBN, which torch has for CUDA only, by Detectron2's own between CPU processes."""
     changes = []
+    for node, key in _sync_batch_norms(cfg):
+        node.NORM = "naiveSyncBN"
+        changes.append(f"{key}: SyncBN needs CUDA between processes, naiveSyncBN is used")
+    return changes
+
+
+def _tell_sync_batch_norm(cfg: CfgNode) -> list[str]:
+    head = cfg.MODEL.SEM_SEG_HEAD
+    unused = () if head.NAME == "OCRSemSegFPNHead" else ("MODEL.SEM_SEG_HEAD.OCR.",)
+    if cfg.MODEL.META_ARCHITECTURE.endswith("GeneralizedRCNN"):
+        unused = ("MODEL.SEM_SEG_HEAD.",)
+    keys = [key for _, key in _sync_batch_norms(cfg) if not key.startswith(unused)]
+    if not keys:
+        return []
+    return [f"{', '.join(keys)}: SyncBN of one process is BatchNorm over its own images"]
+
+
+def _sync_batch_norms(cfg: CfgNode, path: str = "") -> Iterator[tuple[CfgNode, str]]:
+    """Give the nodes whose NORM is SyncBN, and that key."""
     if cfg.get("NAME") == "":
-        return changes  # of a part that is not built
+        return  # of a part that is not built
     for key, value in cfg.items():
         here = f"{path}.{key}" if path else key
         if isinstance(value, CfgNode):
-            changes += _replace_sync_batch_norm(value, here)
+            yield from _sync_batch_norms(value, here)
         elif key == "NORM" and value == "SyncBN":
-            cfg[key] = "naiveSyncBN"
-            changes.append(f"{here}: SyncBN needs CUDA between processes, naiveSyncBN is used")
-    return changes
+            yield cfg, here

@@ -7,16 +7,23 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
-from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PreciseBN
-from detectron2.engine.train_loop import AMPTrainer, HookBase, TrainerBase
+from detectron2.engine import DefaultTrainer, create_ddp_model
+from detectron2.engine.hooks import (
+    EvalHook,
+    IterationTimer,
+    PeriodicCheckpointer,
+    PreciseBN,
+)
+from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,8 +35,15 @@ from ocr_panoptic.evaluation.metrics import format_metrics, summarise, write_met
 from ocr_panoptic.random_state import draw_seed, preserved_random_state
 
 from .checkpoint import Checkpointer
+from .distributed import share_buffers
 from .inference import prepare_for_inference
+from .memory import enough_memory
+from .nonfinite import FiniteAMPTrainer, FiniteTrainer, FiniteWeights, nonfinite_options
+from .precision import amp_options
+from .progress import ImagesPerSecond, ProgressBar, on_terminal
 from .resume import RandomStates, ResumablePreciseBN, circumstances, what_differs
+from .schedule import check_resumed_batch
+from .writers import ProgressPrinter, WandbWriter
 
 __all__ = ["Trainer", "results_folder"]
 
@@ -38,6 +52,9 @@ _logger = logging.getLogger(__name__)
 
 class Trainer(DefaultTrainer):
     """Trains and evaluates any config of this project or of Detectron2."""
+
+    evaluated_images: ClassVar[dict[str, int]] = {}
+    """Data set -> its images, of the test loaders that were built."""
 
     def __init__(self, cfg: CfgNode) -> None:
         """Build model, optimizer, data loader and hooks as DefaultTrainer does.
@@ -55,8 +72,9 @@ class Trainer(DefaultTrainer):
         model = create_ddp_model(
             model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
         )
-        step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = step(model, data_loader, optimizer)
+        step = FiniteAMPTrainer if cfg.SOLVER.AMP.ENABLED else FiniteTrainer
+        options = {**amp_options(cfg), **nonfinite_options(cfg)}
+        self._trainer = step(model, data_loader, optimizer, **options)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer.of_config(
             cfg, model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
@@ -66,6 +84,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         # Of the checkpoint that was resumed from.
         self._resumed: dict[str, Mapping | None] = {}
+        self._wandb: WandbWriter | None = None
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
@@ -78,8 +97,27 @@ class Trainer(DefaultTrainer):
                     test.EVAL_PERIOD, self.model, hook._data_loader, test.PRECISE_BN.NUM_ITER
                 )
         saving = [isinstance(hook, PeriodicCheckpointer | EvalHook) for hook in hooks]
-        hooks.insert(saving.index(True), RandomStates(self.cfg.SOLVER.CHECKPOINT_PERIOD))
+        period, place = self.cfg.SOLVER.CHECKPOINT_PERIOD, saving.index(True)
+        hooks[place:place] = [FiniteWeights(period), RandomStates(period)]
+        timer = [isinstance(hook, IterationTimer) for hook in hooks].index(True)
+        progress = [ImagesPerSecond(self.cfg.SOLVER.IMS_PER_BATCH)]
+        if comm.is_main_process() and on_terminal():
+            progress.append(ProgressBar(self.cfg.MODEL.DEVICE))
+        hooks[timer + 1 : timer + 1] = progress
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """Return Detectron2's writers, with a readable line, and W&B's where it is asked for."""
+        writers = [
+            ProgressPrinter(self.max_iter, self.cfg.MODEL.DEVICE)
+            if isinstance(writer, CommonMetricPrinter)
+            else writer
+            for writer in super().build_writers()
+        ]
+        if self.cfg.WANDB.ENABLED:
+            self._wandb = WandbWriter(self.cfg)
+            writers.append(self._wandb)
+        return writers
 
     def state_dict(self) -> dict:
         """Return what a checkpoint holds of the trainer."""
@@ -128,7 +166,10 @@ class Trainer(DefaultTrainer):
 
     def _go_on(self) -> None:
         """Let random numbers and data go on, as far as the checkpoint says where they were."""
-        differences = what_differs(self._resumed["circumstances"], self._circumstances())
+        before = self._resumed["circumstances"]
+        if isinstance(before, Mapping):
+            check_resumed_batch(self.cfg, before.get("images per batch"))
+        differences = what_differs(before, self._circumstances())
         seed = self.cfg.SEED
         if not isinstance(self.data_loader, ResumableLoader):
             differences.append("the train loader starts anew")
@@ -153,7 +194,20 @@ class Trainer(DefaultTrainer):
         if self.start_iter >= self.max_iter and last != "model_final.pth":
             # Killed between the checkpoint of the last iteration and this one.
             self.checkpointer.save("model_final", iteration=self.start_iter - 1)
+        if self._wandb is not None:
+            self._wandb.start(resumed=self.start_iter > 0)
         return super().train()
+
+    def run_step(self) -> None:
+        """Run a step as Detectron2 does; too little memory is an InputError."""
+        with enough_memory(self.cfg):
+            super().run_step()
+
+    def after_train(self) -> None:
+        """Close the hooks; a run that failed in its last iteration is not evaluated either."""
+        if self.iter < self.max_iter:
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, EvalHook)]
+        super().after_train()
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
@@ -164,7 +218,9 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """Return Detectron2's test loader over :class:`PanopticDatasetMapper`."""
         mapper = PanopticDatasetMapper(cfg, False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        cls.evaluated_images[dataset_name] = len(loader.dataset)
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
@@ -179,7 +235,8 @@ class Trainer(DefaultTrainer):
         evaluated as it is; with TEST.DTYPE bfloat16, as
         :func:`~.inference.prepare_for_inference` prepares a copy.
 
-        Random numbers are afterwards what they were before.
+        Random numbers are afterwards what they were before. All processes evaluate the model that
+        the main one saves.
 
         Returns:
             Detectron2's results: task -> metric -> percent, by data set if there are several.
@@ -188,6 +245,7 @@ class Trainer(DefaultTrainer):
             for name in cfg.DATASETS.TEST:
                 # An evaluation that fails must not leave the numbers of the one before.
                 (results_folder(cfg, name) / "metrics.json").unlink(missing_ok=True)
+        share_buffers(model)
         if cfg.TEST.DTYPE == "bfloat16":
             if isinstance(model, DistributedDataParallel):
                 model = model.module

@@ -1,10 +1,7 @@
 """A run that was stopped and resumed is, to the last bit, the run that was never stopped."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +9,8 @@ from detectron2.utils import comm
 
 from ocr_panoptic.errors import BAD_INPUT
 
-from ..conftest import REPOSITORY, load_tool
+from ..conftest import load_tool
+from .processes import Command
 from .runs import TRAIN, UNTESTED, VAL, arguments, assert_equal, differ, read, stopped_at
 
 NOT_EXACT = "not bit for bit as a run that was never stopped"
@@ -218,24 +216,12 @@ def test_processes_that_find_different_checkpoints_stop(
 
 @pytest.mark.slow
 def test_two_processes_resume_as_two_and_as_one(main, datasets_root, tmp_path):
-    overrides = {
-        **{"DATASETS.TRAIN": ("shapes_easy_train_panoptic_separated",), **UNTESTED},
-        **{"SOLVER.MAX_ITER": 4, "SOLVER.STEPS": (3,)},
-    }
+    overrides = {"SOLVER.MAX_ITER": 4, "SOLVER.STEPS": (3,), **UNTESTED}
 
     def train(output, *options):
-        done = subprocess.run(
-            [
-                *(sys.executable, "tools/train_net.py"),
-                *arguments(output, *options, "--num-gpus", "2", overrides=overrides),
-            ],
-            cwd=REPOSITORY,
-            env={**os.environ, "DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        argv = arguments(output, *options, "--num-gpus", "2", overrides=overrides)
+        with Command(datasets_root, output.with_suffix(".command"), argv) as command:
+            command.require(0)
 
     train(tmp_path / "whole")
     states = read(tmp_path / "whole")["trainer"]["hooks"]["RandomStates"]["states"]
@@ -246,7 +232,6 @@ def test_two_processes_resume_as_two_and_as_one(main, datasets_root, tmp_path):
     assert_equal(read(output), read(tmp_path / "whole"))
     assert not warned(output)
     output = stopped_at(tmp_path / "one", tmp_path / "whole", 1)
-    overrides["DATASETS.TRAIN"] = (TRAIN,)
     assert main(arguments(output, "--resume", overrides=overrides)) == 0
     (line,) = warned(output)
     assert "(processes: 1, before 2" in line

@@ -1,6 +1,7 @@
 """Bad configs and arguments: one line that names the key or file, the value and what to write."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from ocr_panoptic.engine.setup import argument_parser, check_config, load_config
 from ocr_panoptic.errors import InputError
 
+from ..conftest import needs_operators
 from ..models import TINY, small_config
 
 TEST_SETS = [
@@ -32,7 +34,28 @@ BAD_CONFIGS = [
         "MODEL.META_ARCHITECTURE: 'zzz' is not registered, expected ",
     ),
     (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE: 'gpu', expected cuda or cpu"),
-    (["SOLVER.AMP.ENABLED", True], "SOLVER.AMP.ENABLED: True, .* expected False on the CPU"),
+    (["SOLVER.NONFINITE", "go on"], "SOLVER.NONFINITE: 'go on', expected one of stop skip"),
+    (["SOLVER.NONFINITE_SKIPS", 0], "SOLVER.NONFINITE_SKIPS: 0, expected 1 or more"),
+    (["SOLVER.REFERENCE_BATCH", -8], "SOLVER.REFERENCE_BATCH: -8, expected 0 or more"),
+    (["SOLVER.REFERENCE_BATCH", "None"], "SOLVER.REFERENCE_BATCH: None, expected an integer"),
+    (
+        ["SOLVER.REFERENCE_WORLD_SIZE", 4],
+        "SOLVER.REFERENCE_WORLD_SIZE: 4 with REFERENCE_BATCH 8: both scale the schedule",
+    ),
+    (["SOLVER.BASE_LR", "None"], "SOLVER.BASE_LR: None, expected a number"),
+    (["SOLVER.BASE_LR", -0.1], "SOLVER.BASE_LR: -0.1, expected 0 or more"),
+    (["SOLVER.LR_SCHEDULER_NAME", "Poly"], "LR_SCHEDULER_NAME: 'Poly', expected one of Warmup"),
+    (["SOLVER.WARMUP_METHOD", "sine"], "WARMUP_METHOD: 'sine', expected one of linear constant"),
+    (
+        ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", 0.5],
+        "SOLVER.BASE_LR_END: 0.5, expected 0 to 0.03",
+    ),
+    (
+        ["MODEL.RESNETS.NORM", "FrozenBN"],
+        "MODEL.WEIGHTS: '' with MODEL.RESNETS.NORM FrozenBN and MODEL.BACKBONE.FREEZE_AT 0: .*"
+        "expected weights, or RESNETS.NORM BN, SyncBN or GN with FREEZE_AT 0",
+    ),
+    (["MODEL.BACKBONE.FREEZE_AT", 2], "RESNETS.NORM BN and MODEL.BACKBONE.FREEZE_AT 2: random"),
     (
         ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54],
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 54; expected 7, the number of stuff_classes of dataset "
@@ -163,6 +186,17 @@ def test_bad_values_of_a_context_in_the_head(datasets_root, key, value, message)
         check_config(small_config("ocr", [*TEST_SETS, *overrides]), train=True)
 
 
+def test_a_context_in_a_head_that_is_not_built():
+    overrides = [
+        *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
+        *("MODEL.SEM_SEG_HEAD.NAME", "ContextSemSegFPNHead"),
+        *("MODEL.SEM_SEG_HEAD.CONTEXT.NAME", "ocr"),
+    ]
+    message = "CONTEXT.NAME: 'ocr' with MODEL.META_ARCHITECTURE GeneralizedRCNN, which has no sem"
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_config(small_config("ocr", overrides), train=False)
+
+
 def test_pyramid_pooling_of_one_image_has_one_value(datasets_root):
     overrides = [
         *("MODEL.SEM_SEG_HEAD.NAME", "ContextSemSegFPNHead"),
@@ -194,6 +228,31 @@ def test_a_backbone_that_reads_no_context(datasets_root, backbone):
         check_config(small_config("ocr", [*TEST_SETS, *overrides]), train=True)
 
 
+OPERATORS = [
+    ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False, False, True, False]"),
+    ("MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"),
+    ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignRotated"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), OPERATORS)
+def test_what_needs_compiled_operators(datasets_root, monkeypatch, key, value):
+    cfg = small_config(overrides=[*TEST_SETS, key, value])
+    # A module that is None is not found.
+    monkeypatch.setitem(sys.modules, "detectron2._C", None)
+    message = f"{key}: {value} needs compiled operators, expected another value, or a Detectron2"
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_config(cfg, train=False)
+
+
+@needs_operators
+@pytest.mark.parametrize(("key", "value"), OPERATORS)
+def test_compiled_operators_are_there(datasets_root, tmp_path, key, value):
+    overrides = [*TEST_SETS, "OUTPUT_DIR", tmp_path / "output", key, value]
+    check_config(small_config(overrides=overrides), train=False)
+    assert (tmp_path / "output").is_dir()
+
+
 def test_a_good_config_passes_unchanged(datasets_root):
     cfg = small_config("ocr", TEST_SETS)
     before = cfg.dump()
@@ -206,6 +265,43 @@ def test_cuda_without_a_device(datasets_root, monkeypatch):
     cfg = small_config("ocr", [*TEST_SETS, "MODEL.DEVICE", "cuda"])
     with pytest.raises(InputError, match=r"MODEL\.DEVICE: cuda, but torch finds no CUDA device"):
         check_config(cfg, train=True)
+
+
+def test_mixed_precision_is_for_cuda(datasets_root):
+    cfg = small_config("ocr", [*TEST_SETS, "SOLVER.AMP.ENABLED", True])
+    assert check_config(cfg, train=False) == []
+    (change,) = check_config(cfg, train=True)
+    assert change.startswith("SOLVER.AMP.ENABLED: Detectron2 trains with mixed precision on CUDA")
+    assert not cfg.SOLVER.AMP.ENABLED
+
+
+@pytest.mark.parametrize("name", ["ocr", "baseline", "mask_rcnn"])
+def test_one_process_synchronises_nothing(datasets_root, name):
+    kind = "instances" if name == "mask_rcnn" else "separated"
+    sets = ["DATASETS.TRAIN", f"('test_shapes_train_{kind}',)", "DATASETS.TEST", "()"]
+    cfg = small_config(name, [*sets, "MODEL.SEM_SEG_HEAD.OCR.NORM", "SyncBN"])
+    # Of the parts that are built.
+    key = "MODEL.SEM_SEG_HEAD.OCR.NORM"
+    line = f"{key}: SyncBN of one process is BatchNorm over its own images"
+    assert check_config(cfg, train=True) == ([line] if name == "ocr" else [])
+    assert cfg.MODEL.SEM_SEG_HEAD.OCR.NORM == "SyncBN"
+    assert check_config(cfg, train=False) == []
+
+
+def test_a_checkpoint_to_resume_from_is_no_random_weights(datasets_root, tmp_path):
+    frozen = ["MODEL.RESNETS.NORM", "FrozenBN", "OUTPUT_DIR", tmp_path / "run"]
+    cfg = small_config("ocr", [*TEST_SETS, *frozen])
+    message = "random weights that are frozen are never trained"
+    with pytest.raises(InputError, match=message):
+        check_config(cfg, train=True, resume=True)
+    check_config(cfg, train=False)
+    assert (tmp_path / "run").is_dir()
+    (tmp_path / "run/model_0000001.pth").write_bytes(b"")
+    assert check_config(cfg, train=True, resume=True) == []
+    with pytest.raises(InputError, match=message):
+        check_config(cfg, train=True)
+    cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    assert check_config(cfg, train=True) == []
 
 
 def test_several_processes_on_the_cpu(datasets_root):

@@ -301,7 +301,8 @@ def test_an_output_folder_that_is_a_file_is_named(main, datasets_root, tmp_path,
 
 def test_more_gpus_than_there_are(main, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert main(["--config-file", str(TINY["ocr"]), "--num-gpus", "2"]) == BAD_INPUT
+    argv = ["--config-file", str(TINY["ocr"]), "--num-gpus", "2", "MODEL.DEVICE", "cuda"]
+    assert main(argv) == BAD_INPUT
     assert "--num-gpus 2: this machine has 1" in one_line(capsys)
 
 
@@ -320,17 +321,6 @@ def run_in_subprocess(datasets_root, argv):
         text=True,
         timeout=300,
     )
-
-
-@pytest.mark.slow
-def test_two_processes_evaluate_as_one(main, trained, datasets_root, tmp_path):
-    names = {f"{s}": f"shapes_easy_{s}_panoptic_separated" for s in ("train", "val")}
-    weights = {"MODEL.WEIGHTS": trained / "model_final.pth"}
-    argv = arguments(tmp_path, "--eval-only", "--num-gpus", "2", **names, overrides=weights)
-    done = run_in_subprocess(datasets_root, argv)
-    assert done.returncode == 0, done.stderr[-2000:]
-    path = tmp_path / "inference/shapes_easy_val_panoptic_separated/metrics.json"
-    assert json.loads(path.read_text()) == read_metrics(trained)
 
 
 @pytest.mark.slow
