@@ -6,6 +6,7 @@ import argparse
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -141,6 +142,10 @@ def _check_together(
 
 
 def _run_as_child(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # In the background of a script interrupts are ignored, and torch's word that the launcher
+        # is gone is one.
+        torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)
     with patient_streams():
         _run_and_leave(cfg, args, changes)
 

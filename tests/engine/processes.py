@@ -44,6 +44,8 @@ def _run(root, output, argv, machine, environment, prepare):
     # Those of the forkserver stand for files that are closed.
     sys.stdout, sys.stderr = (os.fdopen(os.dup(standard), "w", 1) for standard in (1, 2))
     os.setsid()
+    # As on a terminal: in the background of a script interrupts are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Where what is killed may leave what it likes.
     tempfile.tempdir = str(Path(output).parent)
     os.environ.update(environment)
@@ -92,6 +94,11 @@ def mistaken_in_iteration_3():
 def stuck_in_iteration_3():
     """Let the second process of a run do nothing any more."""
     _in_iteration_3(lambda: time.sleep(3600))
+
+
+def deaf_to_interrupts():
+    """Let a run ignore interrupts, as one that a script has started in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Command:

@@ -29,6 +29,7 @@ from .processes import (
     BEGUN,
     LOST_OTHERS,
     Command,
+    deaf_to_interrupts,
     killed_in_iteration_3,
     mistaken_in_iteration_3,
     stuck_in_iteration_3,
@@ -379,11 +380,16 @@ def test_a_process_of_torchrun_that_ends_early_ends_the_others(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, INTERRUPTED)]
+    ("number", "status", "prepare"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, None),
+        (signal.SIGKILL, -signal.SIGKILL, deaf_to_interrupts),
+        (signal.SIGINT, INTERRUPTED, None),
+    ],
 )
-def test_no_process_outlives_the_launcher(datasets_root, tmp_path, number, status):
+def test_no_process_outlives_the_launcher(datasets_root, tmp_path, number, status, prepare):
     argv = words(tmp_path / "run", "--num-gpus", "2", overrides={"SOLVER.MAX_ITER": 1000})
-    with Command(datasets_root, tmp_path / "run", argv) as command:
+    with Command(datasets_root, tmp_path / "run", argv, prepare=prepare) as command:
         command.wait_until(lambda: BEGUN in command.said())
         ranks = command.ranks()
         assert len(ranks) == 2
