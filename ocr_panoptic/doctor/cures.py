@@ -46,7 +46,8 @@ _OTHER_NAMES = {
     "skimage": "scikit-image",
 }
 
-_TORCH_INDEX = "https://download.pytorch.org/whl/"
+# What pip cannot know: where builds are that the package index does not have.
+_WHERE = ", with the --extra-index-url that pytorch.org/get-started gives for {}"
 
 
 def has_pinned_wheel(facts: Facts) -> bool:
@@ -72,8 +73,9 @@ def cure_of_torchvision(facts: Facts) -> str:
     # A build that the package index does not have says so in the version of its metadata.
     build = facts.version("torch").partition("+")[2]
     if build:
-        requirements, index = _of_build(torch_version.partition("+")[0], build)
-        return facts.pip_install("--force-reinstall", "--no-deps", requirements[1], *index)
+        _, torchvision = _of_build(torch_version.partition("+")[0], build)
+        command = facts.pip_install("--force-reinstall", "--no-deps", torchvision)
+        return command + _WHERE.format(build)
     return facts.pip_install("--force-reinstall", "--no-deps", requirement)
 
 
@@ -95,21 +97,20 @@ def cure_of_torch(facts: Facts, build: str | None = None) -> str:
         pair = [f"torch=={number}", torchvision] if torchvision else ["torch", "torchvision"]
         requirements = [*pair, *numpy]
     if build and number:
-        requirements, index = _of_build(number, build)
-        return facts.pip_install(*requirements, *index)
+        return facts.pip_install(*_of_build(number, build)) + _WHERE.format(build)
     # Else pip leaves a package alone, broken or not.
     force = ["--force-reinstall"] if installed and installed == number else []
     return facts.pip_install(*force, *requirements)
 
 
-def _of_build(number: str, build: str) -> tuple[list[str], tuple[str, str]]:
-    """Return the requirements of a build of torch, and where pip finds it."""
+def _of_build(number: str, build: str) -> tuple[str, str]:
+    """Return the requirements of a build of torch and of its torchvision."""
     major, minor, *rest = version_numbers(number)
     torchvision = torchvision_of(number) or "torchvision"
     if (major, minor) >= (2, 1):
         # Since then both count their corrections alike.
         torchvision = torchvision.replace("*", f"{rest[0] if rest else 0}+{build}")
-    return [f"torch=={number}+{build}", torchvision], ("--extra-index-url", _TORCH_INDEX + build)
+    return f"torch=={number}+{build}", torchvision
 
 
 def cure_of_detectron2(facts: Facts) -> str:

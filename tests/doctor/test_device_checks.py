@@ -38,8 +38,8 @@ def test_torch_was_built_without_cuda():
     told = problem(facts, "cuda")
     assert told.found.endswith(f"was built without CUDA, but there is a GPU: {SEEN[0]}")
     assert told.cure == (
-        f"{PIP}torch==2.3.1+cu121 torchvision==0.18.1+cu121 "
-        "--extra-index-url https://download.pytorch.org/whl/cu121"
+        f"{PIP}torch==2.3.1+cu121 torchvision==0.18.1+cu121, "
+        "with the --extra-index-url that pytorch.org/get-started gives for cu121"
     )
     assert describe_gpus(facts) == [f"{SEEN[0]} (not used by torch)"]
 
@@ -59,8 +59,8 @@ class TestTheDriverIsTooOld:
         )
         assert told.cure == (
             "update the driver to 525.60 or later, or: "
-            f"{PIP}torch==2.3.1+cu118 torchvision==0.18.1+cu118 "
-            "--extra-index-url https://download.pytorch.org/whl/cu118"
+            f"{PIP}torch==2.3.1+cu118 torchvision==0.18.1+cu118, "
+            "with the --extra-index-url that pytorch.org/get-started gives for cu118"
         )
 
     def test_a_newer_torch(self):
@@ -70,8 +70,8 @@ class TestTheDriverIsTooOld:
         told = findings(facts)["cuda"]
         assert told.cure == (
             "update the driver to 580.65 or later, or: "
-            f"{PIP}torch==2.11.0+cu126 torchvision==0.26.0+cu126 "
-            "--extra-index-url https://download.pytorch.org/whl/cu126"
+            f"{PIP}torch==2.11.0+cu126 torchvision==0.26.0+cu126, "
+            "with the --extra-index-url that pytorch.org/get-started gives for cu126"
         )
 
     def test_there_is_no_build_for_it(self):

@@ -360,8 +360,8 @@ class TestTorchvision:
         facts = with_found(facts, "torch", version="2.5.1+cpu")
         told = findings(facts)["torchvision"]
         assert told.cure == (
-            f"{PIP}--force-reinstall --no-deps torchvision==0.20.1+cpu "
-            "--extra-index-url https://download.pytorch.org/whl/cpu"
+            f"{PIP}--force-reinstall --no-deps torchvision==0.20.1+cpu, "
+            "with the --extra-index-url that pytorch.org/get-started gives for cpu"
         )
 
 
