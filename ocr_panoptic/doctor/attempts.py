@@ -20,6 +20,12 @@ OK, FAILED, CRASHED, HUNG, NOT_TRIED = "ok", "failed", "crashed", "hung", "not t
 """What may come of an attempt."""
 
 _CHILD = Path(__file__).with_name("child.py")
+# The keys of what it tells: of a beginning, of what went well, of a failure.
+_TOLD = (
+    {"begin"},
+    {"name", "found", "seconds"},
+    {"name", "error", "missing", "traceback", "seconds"},
+)
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,12 @@ def _one_process(
     done: dict[str, Attempt] = {}
     begun = None
     for line in output.split("\n"):
-        if not line.startswith(MARK):
-            continue
-        record = json.loads(line[len(MARK) :])
-        if "begin" in record:
-            begun = record["begin"]
-            continue
-        name = record.pop("name")
-        done[name] = Attempt(FAILED if "error" in record else OK, **record)
-        begun = None
+        record = _record(line)
+        if begun is None:
+            begun = record.get("begin")
+        elif record.pop("name", None) == begun:
+            done[begun] = Attempt(FAILED if "error" in record else OK, **record)
+            begun = None
     if begun is not None:
         # It began and never came back: what the process ended of.
         state = HUNG if status is None else CRASHED
@@ -111,6 +114,19 @@ def _one_process(
         done[names[0]] = Attempt(CRASHED, error=error, traceback=errors)
         done.update((name, Attempt(NOT_TRIED, error=names[0])) for name in names[1:])
     return done
+
+
+def _record(line: str) -> dict:
+    """Return what :func:`.child.tell` has told; nothing of a library's line, whatever it prints."""
+    if not line.startswith(MARK):
+        return {}
+    try:
+        record = json.loads(line[len(MARK) :])
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(record, dict):
+        return {}
+    return record if set(record) in _TOLD else {}
 
 
 def _ending(status: int | None, timeout: float) -> str:

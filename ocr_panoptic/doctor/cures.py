@@ -135,7 +135,8 @@ def _reinstall(facts: Facts, probe: str) -> str:
     if probe.startswith("detectron2"):
         return cure_of_detectron2(facts)
     if probe == "ocr_panoptic":
-        return f"cd {facts.repository} && {facts.pip_install('--no-deps', '-e', '.')}"
+        # Not "cd": the interpreter may be named as it is called from here.
+        return facts.pip_install("--no-deps", "-e", facts.repository)
     name = DISTRIBUTIONS.get(probe, probe)
     if name in PINNED:
         return facts.pip_install("--force-reinstall", "--no-deps", _requirement(facts, name))

@@ -150,7 +150,7 @@ def check_cpu_only(facts: Facts) -> Iterator[Finding]:
     """What training without a GPU changes."""
     if facts.ok("torch-cuda") and not facts.found("torch-cuda")["available"]:
         found = (
-            "without a GPU: SOLVER.AMP is refused, as Detectron2's AMP trainer asserts CUDA; "
+            "without a GPU: SOLVER.AMP is turned off, as Detectron2's AMP trainer asserts CUDA; "
             "SyncBN between processes becomes naiveSyncBN; --num-gpus 2 starts two CPU processes"
         )
         yield Finding("cpu-only", INFO, found)

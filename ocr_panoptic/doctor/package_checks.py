@@ -48,7 +48,7 @@ def check_this_package(facts: Facts) -> Iterator[Finding]:
         PROBLEM,
         f"ocr_panoptic is imported from {folder}, not from {facts.repository}, whose tools these "
         "are",
-        f"cd {facts.repository} && {facts.pip_install('--no-deps', '-e', '.')}",
+        facts.pip_install("--no-deps", "-e", facts.repository),
     )
 
 

@@ -32,6 +32,8 @@ def attempt(name):
         os._exit(0)
     if name == "waits":
         signal.pause()
+    if name.startswith("@doctor@"):
+        print("\\n" + name)
     return {"name": name, "process": os.getpid()}
 """
 
@@ -77,6 +79,23 @@ def test_what_goes_wrong_is_told_and_the_rest_goes_on(script, name, state, error
     # A crash says where it was.
     if name != "vanishes":
         assert "in attempt" in done[name].traceback
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{}", "", "[]", "3", "{", '{"name": "after"}', '{"name": "after", "found": {}}'),
+        *('{"begin": []}', '{"begin": "after", "colour": 1}', '{"begin": "other"}', "[" * 99999),
+        '{"name": ["after"], "found": {}, "seconds": 1}',
+        '{"name": "after", "found": {}, "seconds": 1}',
+    ],
+    ids=lambda line: line[:20],
+)
+def test_a_library_that_prints_as_the_child_does_is_not_believed(script, line):
+    name = f"@doctor@ {line}"
+    done = run(script, name, "after")
+    assert {key: each.state for key, each in done.items()} == {name: OK, "after": OK}
+    assert done["after"].found["name"] == "after"
 
 
 def test_what_needs_something_that_failed_is_not_tried(script):

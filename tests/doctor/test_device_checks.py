@@ -27,7 +27,7 @@ def test_no_gpu():
     found = findings(healthy())
     assert found["cuda"].found.startswith("no GPU and no driver of NVIDIA here")
     assert found["cpu-only"].status == INFO
-    assert "SOLVER.AMP is refused" in found["cpu-only"].found
+    assert "SOLVER.AMP is turned off" in found["cpu-only"].found
     assert describe_gpus(healthy()) == []
 
 

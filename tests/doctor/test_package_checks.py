@@ -74,7 +74,7 @@ def test_another_working_copy_is_imported():
     facts = with_found(healthy(), "ocr_panoptic", file="/other/ocr_panoptic/__init__.py")
     told = problem(facts, "this-package")
     assert told.found.startswith("ocr_panoptic is imported from /other, not from /repository")
-    assert told.cure == f"cd /repository && {PIP}--no-deps -e ."
+    assert told.cure == f"{PIP}--no-deps -e /repository"
 
 
 def test_a_package_that_is_missing():
@@ -123,7 +123,7 @@ def test_modules_are_not_always_called_like_what_installs_them(probe, missing, c
         facts, probe, f"ModuleNotFoundError: No module named {missing}", missing=missing
     )
     told = findings(facts)[f"import-{probe}"]
-    assert told.cure == (f"{PIP}{cure}" if cure else f"cd /repository && {PIP}--no-deps -e .")
+    assert told.cure == (f"{PIP}{cure}" if cure else f"{PIP}--no-deps -e /repository")
     assert told.detail == "a traceback"
 
 
