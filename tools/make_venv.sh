@@ -5,19 +5,60 @@
 #                                            Detectron2 has no compiled operators
 #   bash tools/make_venv.sh --find modern    only print which Python that would be
 # A Python is looked for in $PYTHON310 or $PYTHON312, on PATH and under pyenv, then asked of uv.
-# Exit status 2: there is no such Python.
+# Exit status 2: there is no such Python, or FOLDER holds something else than an environment.
 set -euo pipefail
 
 usage="usage: make_venv.sh FOLDER|--find [pinned|modern]"
-venv=${1:?$usage}
+fail() {
+    echo "make_venv.sh: $*" >&2
+    exit 2
+}
+
+case ${1:-} in
+    -h | --help)
+        echo "$usage
+FOLDER: the virtual environment; one that is there is made anew, another folder is refused
+--find: only print which Python it would have
+pinned: Python 3.10 and requirements.lock (default)
+modern: Python 3.12 and requirements-modern.lock"
+        exit 0
+        ;;
+    '' | -*) [ "${1:-}" = --find ] || fail "$usage" ;;
+esac
+[ $# -le 2 ] || fail "$usage"
+venv=$1
 stack=${2:-pinned}
-cd "$(dirname "$0")/.."
 case $stack in
     pinned) version=3.10 lock=requirements.lock ;;
     modern) version=3.12 lock=requirements-modern.lock ;;
-    *) echo "$usage" >&2; exit 1 ;;
+    *) fail "$usage" ;;
 esac
 variable=PYTHON${version/./}
+
+# It is removed below: it must be an environment, or nothing yet. Relative to where the caller is.
+repository=$(cd "$(dirname "$0")/.." && pwd -P)
+if [ "$venv" != --find ]; then
+    case $venv in
+        /*) ;;
+        *) venv=$PWD/$venv ;;
+    esac
+    if [ -d "$venv" ]; then
+        # Without . and .., which rm refuses.
+        venv=$(cd "$venv" && pwd)
+        shopt -s nullglob dotglob
+        content=("$venv"/*)
+        shopt -u nullglob dotglob
+        if [ "${#content[@]}" -gt 0 ] && [ ! -f "$venv/pyvenv.cfg" ]; then
+            fail "$venv: is no virtual environment (no pyvenv.cfg), expected one, or a new folder"
+        fi
+        case $repository/ in
+            "$(cd "$venv" && pwd -P)"/*) fail "$venv: holds this repository, expected a new folder" ;;
+        esac
+    elif [ -e "$venv" ]; then
+        fail "$venv: is no folder, expected a virtual environment, or a new folder"
+    fi
+fi
+cd "$repository"
 
 # A shim can exist and fail, so every candidate is run.
 is_wanted() {
@@ -47,11 +88,8 @@ find_python() {
     return 1
 }
 
-python=$(find_python) || {
-    echo "make_venv.sh: no Python $version found: install one (for example" \
-        "'uv python install $version') or name one with $variable=/path/to/python$version" >&2
-    exit 2
-}
+python=$(find_python) || fail "no Python $version found: install one (for example" \
+    "'uv python install $version') or name one with $variable=/path/to/python$version"
 if [ "$venv" = --find ]; then
     echo "$python"
     exit 0

@@ -10,8 +10,10 @@ import pytest
 from ..conftest import REPOSITORY
 
 
-def run(tmp_path, *command, programs=("bash", "dirname", "rm", "touch"), **environment):
-    """Run a command in the repository with nothing on PATH but a few programs."""
+def run(
+    tmp_path, *command, programs=("bash", "dirname", "rm", "touch"), cwd=REPOSITORY, **environment
+):
+    """Run a command with nothing on PATH but a few programs."""
     folder = tmp_path / "bin"
     folder.mkdir(exist_ok=True)
     for name in programs:
@@ -19,7 +21,7 @@ def run(tmp_path, *command, programs=("bash", "dirname", "rm", "touch"), **envir
             (folder / name).symlink_to(shutil.which(name))
     return subprocess.run(
         [str(word) for word in command],
-        cwd=REPOSITORY,
+        cwd=cwd,
         env={"PATH": str(folder), "HOME": str(tmp_path), **environment},
         capture_output=True,
         text=True,
@@ -28,7 +30,7 @@ def run(tmp_path, *command, programs=("bash", "dirname", "rm", "touch"), **envir
 
 
 def make_venv(tmp_path, *arguments, **environment):
-    return run(tmp_path, "bash", "tools/make_venv.sh", *arguments, **environment)
+    return run(tmp_path, "bash", REPOSITORY / "tools/make_venv.sh", *arguments, **environment)
 
 
 def interpreter(path, version):
@@ -55,12 +57,88 @@ def test_the_pinned_stack_is_the_default(tmp_path):
     assert (done.returncode, "Python 3.10" in done.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("arguments", [(), ("venv", "newest")], ids=["none", "no such stack"])
+WRONG = [(), ("",), ("venv", "newest"), ("--fnid", "modern"), ("venv", "pinned", "modern")]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
 def test_wrong_arguments_are_one_line(tmp_path, arguments):
-    done = make_venv(tmp_path, *arguments)
-    assert done.returncode == 1
+    done = make_venv(tmp_path, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
-    assert line.endswith("usage: make_venv.sh FOLDER|--find [pinned|modern]")
+    assert line == "make_venv.sh: usage: make_venv.sh FOLDER|--find [pinned|modern]"
+    assert os.listdir(tmp_path) == ["bin"]
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_helps(tmp_path, option):
+    done = make_venv(tmp_path, option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: make_venv.sh FOLDER|--find [pinned|modern]\nFOLDER: ")
+
+
+MAKING_PYTHON = f"""#!/bin/sh
+if [ "$1 $2" = "-m venv" ]; then
+    {shutil.which("mkdir")} -p "$3/bin"
+    {shutil.which("cp")} "$0" "$3/bin/python"
+    : > "$3/pyvenv.cfg"
+fi
+"""
+
+
+@pytest.fixture
+def python(tmp_path):
+    """A Python that makes an environment, and installs nothing into it."""
+    path = tmp_path / "python"
+    path.write_text(MAKING_PYTHON)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["venv", "./new/venv/", "../here/venv", "."])
+def test_a_folder_is_the_callers(tmp_path, python, name):
+    here = tmp_path / "here"
+    here.mkdir()
+    for _ in range(2):
+        done = make_venv(tmp_path, name, cwd=here, PYTHON310=python)
+        assert (done.returncode, done.stderr) == (0, "")
+        # Made anew the second time: the folder that was there is gone.
+        contents = {path.name for path in (here / name).iterdir()}
+        assert contents == {"bin", "pyvenv.cfg", ".complete"}
+        (here / name / "old").touch()
+
+
+def tree(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", [".", "data", "./data/", "../here/data", "data/letter", "hidden"])
+def test_nothing_but_an_environment_is_removed(tmp_path, python, name):
+    here = tmp_path / "here"
+    for path in (here / "data/letter", here / "hidden/.letter"):
+        path.parent.mkdir(parents=True)
+        path.write_text("dear")
+    before = tree(here)
+    done = make_venv(tmp_path, name, cwd=here, PYTHON310=python)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    path = os.path.normpath(here / name)
+    kind = "is no folder" if name == "data/letter" else r"is no virtual environment"
+    assert line.startswith(f"make_venv.sh: {path}: {kind}")
+    assert tree(here) == before
+
+
+def test_the_repository_is_not_removed_with_an_environment_around_it(tmp_path, python):
+    script = tmp_path / "around/project/tools/make_venv.sh"
+    script.parent.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "tools/make_venv.sh", script)
+    for folder in (tmp_path / "around", tmp_path / "around/project"):
+        (folder / "pyvenv.cfg").touch()
+        done = run(tmp_path, "bash", script, folder, PYTHON310=python)
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"make_venv.sh: {folder}: holds this repository, expected a new folder\n"
+        )
+    assert script.exists()
 
 
 def test_a_python_that_fails_is_no_candidate(tmp_path):
