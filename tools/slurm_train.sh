@@ -50,6 +50,14 @@ case " $* " in
     *) options+=(--resume) ;;
 esac
 
+# Whoever cancels or preempts a job has it out of this state before any process hears of it.
+is_running() {
+    case $(scontrol show job "$SLURM_JOB_ID") in
+        *JobState=RUNNING*) ;;
+        *) return 1 ;;
+    esac
+}
+
 requeue() {
     echo "job $SLURM_JOB_ID: $1, it is put back into the queue" >&2
     scontrol requeue "$SLURM_JOB_ID"
@@ -75,8 +83,14 @@ while :; do
 done
 [ "$ending" = 0 ] || exit 0
 
-# 4: a process was killed or does not answer.
-if [ "$status" = 4 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MAX_RESTARTS:-3}" ]; then
+# 4: a process was killed or does not answer. 128 and more: the only one of a node was killed, by a
+# signal that is not somebody's wish, as SIGINT and SIGTERM are.
+case $status in
+    4) lost=1 ;;
+    130 | 143) lost=0 ;;
+    *) lost=$((status >= 128)) ;;
+esac
+if [ "$lost" = 1 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MAX_RESTARTS:-3}" ] && is_running; then
     requeue "a process was lost"
 fi
 exit "$status"

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ocr_panoptic.errors import BAD_INPUT, LOST_PROCESS
+from ocr_panoptic.errors import BAD_INPUT, INTERRUPTED, LOST_PROCESS, NON_FINITE_LOSS
 
 from ..conftest import REPOSITORY
 from ..engine.runs import UNTESTED, arguments, read
@@ -36,6 +36,8 @@ exit $worst
 SCONTROL = """#!/bin/bash
 if [ "$1 $2" = "show hostnames" ]; then
     echo ${3//,/ } | tr ' ' '\\n'
+elif [ "$1 $2" = "show job" ]; then
+    printf 'JobId=%s JobName=x\\n   JobState=%s Reason=None\\n' "$3" "${JOB_STATE-RUNNING}"
 else
     echo "$*" >> "$FAKE/scontrol"
 fi
@@ -141,6 +143,13 @@ def test_one_node_without_gpus(slurm):
         (LOST_PROCESS, None, True),
         (LOST_PROCESS, "2", True),
         (LOST_PROCESS, "3", False),
+        # The only process of a node, and nobody who says so: SIGKILL, SIGBUS.
+        (128 + signal.SIGKILL, None, True),
+        (128 + signal.SIGKILL, "3", False),
+        (128 + signal.SIGBUS, None, True),
+        (128 + signal.SIGTERM, None, False),
+        (INTERRUPTED, None, False),
+        (NON_FINITE_LOSS, None, False),
         (BAD_INPUT, None, False),
         (1, None, False),
     ],
@@ -151,6 +160,14 @@ def test_a_job_that_lost_a_process_is_started_again(slurm, status, restarts, req
         slurm |= {"SLURM_RESTART_COUNT": restarts}
     assert submit(slurm).returncode == status
     assert told(slurm, "scontrol") == ["requeue 12345"] * requeued
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "PREEMPTED", ""])
+@pytest.mark.parametrize("status", [LOST_PROCESS, 128 + signal.SIGKILL])
+def test_a_job_that_is_ended_is_not_started_again(slurm, status, state):
+    slurm |= {"STATUS": str(status), "JOB_STATE": state}
+    assert submit(slurm).returncode == status
+    assert told(slurm, "scontrol") == []
 
 
 def test_a_job_whose_time_ends_is_started_again(slurm, tmp_path):
