@@ -11,16 +11,17 @@ from pathlib import Path
 
 from ocr_panoptic.data.dataset_check import check_panoptic_dataset
 from ocr_panoptic.data.dataset_report import format_report
-from ocr_panoptic.errors import BAD_INPUT, ArgumentParser, InputError, command_line
+from ocr_panoptic.errors import ArgumentParser, InputError, command_line
 from ocr_panoptic.files import require_output_file, write_text
 
 _EPILOG = """\
-Exit status: 0 nothing is wrong (notes do not count), 2 something is, or the json cannot be read.
+Exit status: 0 nothing is wrong (notes do not count), 2 something is, or the json cannot be read;
+a line on stderr says which.
 """
 
 
 @command_line
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     """Run the command line ``argv``, the process's own where it is None."""
     parser = ArgumentParser(
         description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -49,8 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     if args.json:
         write_text(args.json, json.dumps(report.to_json(), indent=1) + "\n")
-    print(format_report(report, None if args.all else 10))
-    return BAD_INPUT if report.problems else 0
+    print(format_report(report, None if args.all else 10), flush=True)
+    if report.problems:
+        many = "s" if len(report.problems) > 1 else ""
+        found = f"{len(report.problems)} problem{many}, as printed"
+        raise InputError(f"{args.panoptic_json}: {found}; expected none")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,11 @@ def test_problems_are_printed_and_written(main, panoptic_set, tmp_path, capsys):
     panoptic_set.save()
     path = tmp_path / "report.json"
     assert main(arguments(panoptic_set, "--json", str(path))) == BAD_INPUT
-    text = capsys.readouterr().out
+    captured = capsys.readouterr()
+    text = captured.out
+    assert captured.err == (
+        f"error: {panoptic_set.json_path}: 16 problems, as printed; expected none\n"
+    )
     report = json.loads(path.read_text())
     assert (report["images"], report["segments"]) == (2, 16)
     kinds = [row["kind"] for row in report["problems"]]
@@ -160,7 +164,8 @@ def test_runs_as_a_program(panoptic_set):
         check=False,
     )
     assert done.returncode == BAD_INPUT
-    assert done.stderr == b""
+    (line,) = done.stderr.decode("ascii").splitlines()
+    assert line.endswith(".json: 1 problem, as printed; expected none")
     lines = done.stdout.decode("ascii").splitlines()
     assert "\\xe9.jpg: No such file or directory; expected the image of image id 8" in lines[4]
     assert lines[-1] == "2 images, 4 segments: 1 problem, 1 note"
@@ -200,11 +205,13 @@ def check_mutated(main, tmp_path, capsys, seeds):
             argv += ["--sem-seg-root", str(panoptic_set.folder / "panoptic_stuff_val")]
         status = main(argv)
         captured = capsys.readouterr()
+        assert bool(captured.err) == (status == BAD_INPUT), seed
         if captured.err:
-            assert status == BAD_INPUT, seed
             assert captured.err.startswith("error: "), seed
             assert captured.err.count("\n") == 1, seed
-            assert not path.exists(), seed
+        if not path.exists():
+            assert status == BAD_INPUT, seed
+            assert captured.out == "", seed
             answers.append("refused")
             continue
 
