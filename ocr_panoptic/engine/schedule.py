@@ -34,12 +34,15 @@ def linear_rule(cfg: CfgNode, batch: int) -> dict[str, float | int | tuple[int, 
 
     Returns:
         The value of each key that the rule knows, rounded to whole iterations; periods are at least
-        1, or 0 where they were.
+        1, or what they were where that is 0 or less, which is never.
     """
     scale = batch / cfg.SOLVER.REFERENCE_BATCH
 
     def fewer(iterations: int) -> int:
         return round(iterations / scale)
+
+    def period(iterations: int) -> int:
+        return max(1, fewer(iterations)) if iterations > 0 else iterations
 
     solver = cfg.SOLVER
     return {
@@ -48,8 +51,8 @@ def linear_rule(cfg: CfgNode, batch: int) -> dict[str, float | int | tuple[int, 
         "SOLVER.STEPS": tuple(fewer(step) for step in solver.STEPS),
         "SOLVER.WARMUP_ITERS": fewer(solver.WARMUP_ITERS),
         "SOLVER.BASE_LR_END": solver.BASE_LR_END * scale,
-        "SOLVER.CHECKPOINT_PERIOD": max(1, fewer(solver.CHECKPOINT_PERIOD)),
-        "TEST.EVAL_PERIOD": cfg.TEST.EVAL_PERIOD and max(1, fewer(cfg.TEST.EVAL_PERIOD)),
+        "SOLVER.CHECKPOINT_PERIOD": period(solver.CHECKPOINT_PERIOD),
+        "TEST.EVAL_PERIOD": period(cfg.TEST.EVAL_PERIOD),
     }
 
 
