@@ -8,6 +8,7 @@ instead of a CUDA assert in the loss.
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 
 from ocr_panoptic.data.images import check_image_mode
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.files import open_regular
 
 __all__ = ["PanopticDatasetMapper"]
 
@@ -85,7 +87,10 @@ class PanopticDatasetMapper(DatasetMapper):
             InputError: a file is missing, truncated, of another size or kind than expected, a label
                 value is out of range, or an instance's mask is missing or of another size.
         """
+        _require_regular(dataset_dict["file_name"], "image")
         label_file = dataset_dict.get("sem_seg_file_name")
+        if label_file is not None:
+            _require_regular(label_file, "semantic label")
         label_size = None if label_file is None else _label_size(label_file)
         try:
             result = super().__call__(dataset_dict)
@@ -135,6 +140,17 @@ class PanopticDatasetMapper(DatasetMapper):
                 if self.instance_mask_format == "polygon"
                 else BitMasks(torch.zeros((0, *image_shape), dtype=torch.bool))
             )
+
+
+def _require_regular(path: str, kind: str) -> None:
+    """Raise InputError for a pipe or a device, which Detectron2 would read for ever."""
+    # Of an address, and of what is missing, Detectron2's own words are better.
+    if not os.path.exists(path):
+        return
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected the {kind}") from error
 
 
 def _check_mask(segmentation: list | dict | np.ndarray | None, dataset_dict: dict) -> None:

@@ -1,6 +1,7 @@
 """The mapper: masks of every origin, empty images and crops, and errors that name the file."""
 
 import copy
+import os
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -209,6 +210,16 @@ def test_missing_and_truncated_files(record, tmp_path, key, kind):
         assert "\n" not in message
     path.unlink()
     assert error_of(record) == f"{path}: missing; expected the {kind}"
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"), [("file_name", "image"), ("sem_seg_file_name", "semantic label")]
+)
+def test_a_pipe_is_not_waited_for(record, tmp_path, key, kind):
+    path = tmp_path / record[key]
+    path.unlink()
+    os.mkfifo(path)
+    assert error_of(record) == f"{path}: no regular file; expected the {kind}"
 
 
 def test_image_of_another_size(record):
