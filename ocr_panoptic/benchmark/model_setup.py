@@ -15,6 +15,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor, nn
 
+from ocr_panoptic.engine.build import built_from_config
 from ocr_panoptic.engine.checkpoint import Checkpointer
 from ocr_panoptic.engine.prediction import check_prediction
 from ocr_panoptic.engine.setup import load_config
@@ -68,7 +69,7 @@ def our_model(config_file: str, overrides: list[str], device: str) -> tuple[CfgN
             "parts of a GeneralizedRCNN, such as PaddingAwarePanopticFPN"
         )
     if cfg.MODEL.WEIGHTS:
-        Checkpointer.of_config(cfg, model).load(cfg.MODEL.WEIGHTS)
+        Checkpointer.of_config(cfg, model, complete=True).load(cfg.MODEL.WEIGHTS)
     return cfg, model
 
 
@@ -134,7 +135,8 @@ def stock_model(config_file: str, cfg: CfgNode, ours: nn.Module) -> nn.Module:
 def _build(cfg: CfgNode) -> nn.Module:
     silence_known_warnings()
     torch.manual_seed(0)
-    return build_model(cfg).eval()
+    with built_from_config():
+        return build_model(cfg).eval()
 
 
 @torch.no_grad()

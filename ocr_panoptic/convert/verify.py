@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from fvcore.common.checkpoint import _IncompatibleKeys
 
+from ocr_panoptic.engine.build import built_from_config
 from ocr_panoptic.engine.checkpoint import Checkpointer
 from ocr_panoptic.engine.prediction import check_prediction
 from ocr_panoptic.errors import InputError
@@ -47,7 +48,9 @@ def load_into_model(cfg: CfgNode, path: Path, known_as: Path) -> list[str]:
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
     check_prediction(cfg, known_as.parent)
-    checkpointer = _Listening.of_config(cfg, build_model(cfg))
+    with built_from_config():
+        model = build_model(cfg)
+    checkpointer = _Listening.of_config(cfg, model)
     try:
         checkpointer.load(str(path))
     except InputError as error:

@@ -23,6 +23,7 @@ from ocr_panoptic.data.panoptic_json import load_json
 from ocr_panoptic.errors import InputError
 from ocr_panoptic.known_warnings import silence_known_warnings
 
+from .build import built_from_config
 from .checkpoint import Checkpointer
 from .setup import check_config
 
@@ -80,10 +81,11 @@ def load_model(cfg: CfgNode) -> nn.Module:
     """
     silence_known_warnings()
     torch.manual_seed(max(cfg.SEED, 0))
-    model = build_model(cfg).eval()
+    with built_from_config():
+        model = build_model(cfg).eval()
     if not cfg.MODEL.WEIGHTS:
         logger.warning("MODEL.WEIGHTS is empty: random weights are drawn")
-    Checkpointer.of_config(cfg, model).load(cfg.MODEL.WEIGHTS)
+    Checkpointer.of_config(cfg, model, complete=True).load(cfg.MODEL.WEIGHTS)
     return model
 
 

@@ -11,16 +11,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
+    StandardROIHeads,
 )
+from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -38,9 +44,12 @@ from ocr_panoptic.evaluation.build import check_evaluation
 from ocr_panoptic.files import require_folder
 
 from .checkpoint import Checkpointer
+from .config_mistakes import check_config_file, check_overrides, reason_of_merge
+from .output_folder import tell_once_of_a_lost_log
 from .process_arguments import add_process_arguments
 from .progress import quiet_console
-from .values import check_values
+from .value_rules import value_of
+from .values import check_all_keys, check_values
 
 __all__ = ["TRUST_CHECKPOINT", "argument_parser", "check_config", "load_config", "prepare_run"]
 
@@ -56,18 +65,15 @@ TRUST_CHECKPOINT = {
 # Context schemes with a norm over the regions of a batch.
 _REGION_NORMS = ("gt_ocr", "ocr", "ocr_acf_relation", "ocr_da_relation", "ocr_unsupervised")
 
-# What yacs and yaml raise for a file or a list of keys that is no config, whatever is wrong.
-_UNREADABLE = (
-    *(AssertionError, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError),
-    yaml.YAMLError,
-)
+# What yacs raises for a key or a value that is none of the config's.
+_UNREADABLE = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return Detectron2's argument parser, with options of this project.
 
-    ``--dist-url`` finds a free port by itself. A mistake in the arguments is an InputError, one
-    line instead of the whole usage.
+    Without ``--dist-url`` the processes of a machine meet at a file of the job's own. A mistake in
+    the arguments is an InputError, one line instead of the whole usage.
     """
     parser = default_argument_parser()
     parser.error = fail
@@ -102,12 +108,15 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
 
     Raises:
         InputError: if the file is missing or no config, a key is unknown, or a value has the
-            wrong type, or a data set of DATASETS.CUSTOM has a mistake; names the file or key.
+            wrong type, or would be read from pickles, or a data set of DATASETS.CUSTOM has a
+            mistake; names the file or key.
     """
     cfg = get_cfg()
     add_ocr_panoptic_config(cfg)
     if not Path(config_file).is_file():
         raise InputError(f"--config-file {config_file}: no such file, expected a yaml config")
+    check_config_file(config_file, cfg)
+    check_overrides(cfg, overrides)
     for source, merge in (
         # Not Detectron2's default: a yaml that calls functions is no config.
         (config_file, lambda: cfg.merge_from_file(config_file, allow_unsafe=False)),
@@ -116,25 +125,16 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
         try:
             merge()
         except _UNREADABLE as error:
-            raise InputError(f"{source}: {_reason(error, overrides)}") from error
+            raise InputError(f"{source}: {reason_of_merge(error)}") from error
         if source == config_file:
             # Whoever gives a file away does not say whether it is trusted.
             cfg.MODEL.TRUST_CHECKPOINT = False
+    check_all_keys(cfg)
     explicit = explicit_num_classes(config_file, overrides)
     # The config that a run wrote is enough to predict with, without its data.
     register_custom_datasets(cfg, again=True, missing_ok=len(explicit) == 2)
     set_num_classes(cfg, explicit)
     return cfg
-
-
-def _reason(error: Exception, overrides: list[str]) -> str:
-    if isinstance(error, AssertionError) and len(overrides) % 2:
-        return f"{len(overrides)} words after the options, expected pairs of KEY VALUE"
-    if isinstance(error, AssertionError):
-        # yacs asserts that a key's parent exists, and says the key.
-        return f"{error}, expected a key of the config"
-    # KeyError keeps its message in quotes; yaml spreads its over lines.
-    return " ".join(str(error).strip("'\"").split())
 
 
 def prepare_run(
@@ -150,10 +150,11 @@ def prepare_run(
     """
     rank = comm.get_rank()
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="ocr_panoptic")
+    # default_setup makes these too, and finds them made: it logs the whole config at once.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    tell_once_of_a_lost_log(cfg.OUTPUT_DIR)
     if quiet:
-        # default_setup makes these too, and finds them made: it logs the whole config at once.
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
         quiet_console()
     with contextlib.redirect_stderr(io.StringIO()):
         # Detectron2's report of the environment imports it: where there is a compiler for CUDA and
@@ -200,6 +201,7 @@ def check_config(
     for name in (*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST):
         check_dataset_files(name)
     check_num_classes(cfg)
+    _check_keypoints(cfg, train=train)
     if train:
         _check_one_region(cfg, processes)
     require_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
@@ -213,14 +215,34 @@ def _check_names(cfg: CfgNode) -> None:
         ("MODEL.PROPOSAL_GENERATOR.NAME", PROPOSAL_GENERATOR_REGISTRY),
         ("MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY),
         ("MODEL.SEM_SEG_HEAD.NAME", SEM_SEG_HEADS_REGISTRY),
+        ("MODEL.ANCHOR_GENERATOR.NAME", ANCHOR_GENERATOR_REGISTRY),
+        ("MODEL.RPN.HEAD_NAME", RPN_HEAD_REGISTRY),
+        ("MODEL.ROI_BOX_HEAD.NAME", ROI_BOX_HEAD_REGISTRY),
+        ("MODEL.ROI_MASK_HEAD.NAME", ROI_MASK_HEAD_REGISTRY),
+        ("MODEL.ROI_KEYPOINT_HEAD.NAME", ROI_KEYPOINT_HEAD_REGISTRY),
     ):
-        name = cfg
-        for part in key.split("."):
-            name = name[part]
+        name = value_of(cfg, key)
+        if key == "MODEL.ROI_BOX_HEAD.NAME" and not name and not _has_box_head(cfg):
+            continue
         known = [entry for entry, _ in registry]
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3) or sorted(known)
             raise InputError(f"{key}: '{name}' is not registered, expected {' or '.join(close)}")
+
+
+def _has_box_head(cfg: CfgNode) -> bool:
+    """Say whether the ROI heads, whose name is right, have a box head of its own name."""
+    return issubclass(ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME), StandardROIHeads)
+
+
+def _check_keypoints(cfg: CfgNode, *, train: bool) -> None:
+    if not cfg.MODEL.KEYPOINT_ON:
+        return
+    for name in (*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST):
+        if MetadataCatalog.get(name).get("keypoint_names") is None:
+            raise InputError(
+                f"MODEL.KEYPOINT_ON: True, but data set {name} has no keypoints, expected False"
+            )
 
 
 def _check_one_region(cfg: CfgNode, processes: int) -> None:

@@ -1,10 +1,13 @@
 """Bad configs and arguments: one line that names the key or file, the value and what to write."""
 
+import pickle
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from ocr_panoptic.engine.setup import argument_parser, check_config, load_config
 from ocr_panoptic.errors import InputError
@@ -20,7 +23,11 @@ TEST_SETS = [
 BAD_OVERRIDES = [
     (["MODEL.SEM_SEG_HEAD.OCR.CHANELS", 3], "Non-existent key: MODEL.SEM_SEG_HEAD.OCR.CHANELS"),
     (["MODEL.NOTHING.HERE", 3], "Non-existent key: MODEL.NOTHING.HERE"),
-    (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
+    (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER: many, expected an integer"),
+    (["SOLVER.STEPS", "('a', ' vs. ')", "SOLVER.STEPS", "soon"], "STEPS: soon, expected a list"),
+    (["SOLVER", "{}"], "SOLVER: has keys of its own, expected one such as SOLVER.LR_SCHEDULER"),
+    (["MODEL.RESNETS.STRIDE_IN_1X1.X", 1], "Non-existent key: MODEL.RESNETS.STRIDE_IN_1X1.X, exp"),
+    (["_BASE_", "x"], "Non-existent key: _BASE_, expected a key of the config"),
     (["SOLVER.MAX_ITER"], "1 words after the options, expected pairs of KEY VALUE"),
 ]
 
@@ -69,8 +76,8 @@ BAD_CONFIGS = [
     (["SOLVER.STEPS", "(3,2)"], "SOLVER.STEPS: .*, expected iterations, each later than"),
     (["MODEL.SEM_SEG_HEAD.OCR.NORM", "XX"], "OCR.NORM: 'XX', expected one of BN SyncBN GN"),
     (["MODEL.SEM_SEG_HEAD.OCR.DROPOUT", 2.0], "OCR.DROPOUT: 2.0, expected 0 to 1"),
-    (["MODEL.SEM_SEG_HEAD.OCR.CHANNELS", "None"], "OCR.CHANNELS: None, expected a number"),
-    (["MODEL.FPN.NORM", "None"], "MODEL.FPN.NORM: 'None', expected one of BN"),
+    (["MODEL.SEM_SEG_HEAD.OCR.CHANNELS", "None"], "OCR.CHANNELS: None, expected an integer"),
+    (["MODEL.FPN.NORM", "None"], "MODEL.FPN.NORM: None, expected text"),
     (["MODEL.SEM_SEG_HEAD.OCR.CHANNELS", 0], "OCR.CHANNELS: 0, expected 1 or more"),
     (
         ["MODEL.SEM_SEG_HEAD.OCR.NORM", "GN", "MODEL.SEM_SEG_HEAD.OCR.KEY_CHANNELS", 32],
@@ -94,21 +101,71 @@ def test_bad_overrides(overrides, message):
     ("text", "message"),
     [
         ("MODEL: {SEM_SEG_HEAD: {OCRR: 1}}", "Non-existent config key: MODEL.SEM_SEG_HEAD.OCRR"),
-        ("MODEL: [", "expected"),
-        ("_BASE_: missing.yaml", "missing.yaml"),
-        ("_BASE_: bad.yaml", "recursion"),
-        ("_BASE_: 3", "bad.yaml: "),
-        ("1: 2", "bad.yaml: "),
+        ("MODEL: [", "while parsing .*; expected a yaml config"),
+        ("A: " + "[" * 500, "too deep to read, expected a yaml config"),
+        ("_BASE_: missing.yaml", "missing.yaml: no such file, expected a yaml config"),
+        ("_BASE_: /dev/zero", "/dev/zero: no such file, expected a yaml config"),
+        ("_BASE_: bad.yaml", "_BASE_: bad.yaml is based on itself, expected another file"),
+        ("_BASE_: 3", "_BASE_: 3, expected the path of a config file, or a list"),
+        ("_BASE_: [1]", r"_BASE_: \[1\], expected the path of a config file, or a list"),
+        ("_BASE_:", "_BASE_: None, expected the path of a config file, or a list"),
+        ("_BASE_: [latin.yaml]", "latin.yaml: no utf-8 text, expected a yaml config"),
+        ("_BASE_: [empty.yaml]", "empty.yaml: empty, expected keys of the config"),
+        ("1: 2", "bad.yaml: 1: no name, expected a key of the config"),
+        ("SOLVER:", "SOLVER: nothing in it, expected keys such as SOLVER.LR_SCHEDULER_NAME"),
+        ("MODEL: {FPN: 3}", "MODEL.FPN: 3, expected keys such as MODEL.FPN.IN_FEATURES"),
+        ("SOLVER: {STEPS: {A: 1}}", "SOLVER.STEPS: A: 1, expected a list"),
+        ("MODEL: {WEIGHTS: null}", "MODEL.WEIGHTS: None, expected text"),
         ("SEED: !!python/object/apply:os.getpid []", "could not determine a constructor"),
     ],
 )
 def test_bad_config_files(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(f"VERSION: 2\n{text}\n")
+    (tmp_path / "latin.yaml").write_bytes("A: é\n".encode("latin-1"))
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
     with pytest.raises(InputError, match=message) as caught:
         load_config(str(path), [])
     assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
+    # A wrong type is told once all files are merged.
+    assert str(path) in str(caught.value) or "WEIGHTS" in text
+
+
+def test_config_files_of_several_bases(tmp_path):
+    (tmp_path / "one.yaml").write_text("_BASE_: two.yaml\nSEED: 1\n")
+    (tmp_path / "two.yaml").write_text("SEED: 2\nVIS_PERIOD: 2\n")
+    # The same one twice is no circle.
+    (tmp_path / "all.yaml").write_text("_BASE_: [one.yaml, two.yaml]\n")
+    cfg = load_config(str(tmp_path / "all.yaml"), [])
+    assert (cfg.SEED, cfg.VIS_PERIOD) == (2, 2)
+
+
+class _Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_proposals_of_others_run_no_code(tmp_path):
+    written, proposals = tmp_path / "written", tmp_path / "proposals.pkl"
+    proposals.write_bytes(pickle.dumps(_Touch(written)))
+    path = tmp_path / "mine.yaml"
+    files = {f"PROPOSAL_FILES_{part}": [str(proposals)] for part in ("TRAIN", "TEST")}
+    content = {"_BASE_": str(TINY["ocr"]), "MODEL": {"LOAD_PROPOSALS": True}, "DATASETS": files}
+    path.write_text(yaml.safe_dump(content))
+    message = r"MODEL\.LOAD_PROPOSALS: True, .* pickles, which could run any code; expected False"
+    with pytest.raises(InputError, match=message):
+        load_config(str(path), [])
+    # Of whoever makes a config otherwise.
+    cfg = small_config("ocr")
+    cfg.MODEL.LOAD_PROPOSALS = True
+    with pytest.raises(InputError, match=message):
+        check_config(cfg, train=True)
+    assert not written.exists()
+    pickle.loads(proposals.read_bytes())
+    assert written.exists()
 
 
 def test_missing_config_file():
@@ -118,9 +175,8 @@ def test_missing_config_file():
 
 @pytest.mark.parametrize(("overrides", "message"), BAD_CONFIGS)
 def test_bad_configs(datasets_root, overrides, message):
-    cfg = small_config("ocr", [*TEST_SETS, *overrides])
     with pytest.raises(InputError, match=message):
-        check_config(cfg, train=True)
+        check_config(small_config("ocr", [*TEST_SETS, *overrides]), train=True)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +188,14 @@ def test_bad_configs(datasets_root, overrides, message):
         ("PARTITIONS", "(0, 8)", "CONTEXT.PARTITIONS: (0, 8), expected two"),
         ("PARTITIONS", "(True, True)", "CONTEXT.PARTITIONS: (True, True), expected two integers"),
         ("PARTITIONS", "(9999999, 8)", "CONTEXT.PARTITIONS: (9999999, 8), expected two integers"),
-        ("PARTITIONS", "None", "CONTEXT.PARTITIONS: None, expected two integers"),
+        ("PARTITIONS", "None", "CONTEXT.PARTITIONS: None, expected a list"),
         ("ORDER", "(['global'],)", "CONTEXT.ORDER: (['global'],), expected one or both of"),
         ("ORDER", "('local', 'local')", "CONTEXT.ORDER: ('local', 'local'), expected one or both"),
-        ("ORDER", "None", "CONTEXT.ORDER: None, expected one or both of 'global', 'local'"),
+        ("ORDER", "None", "CONTEXT.ORDER: None, expected a list"),
         ("BLOCK", "None", "CONTEXT.BLOCK: None, expected an integer"),
-        ("NAME", "None", "CONTEXT.NAME: 'None', expected one of "),
-        ("SUBSAMPLE", "None", "CONTEXT.SUBSAMPLE: 'None', expected one of True False"),
-        ("MASK_PADDING", "None", "CONTEXT.MASK_PADDING: 'None', expected one of True False"),
+        ("NAME", "None", "CONTEXT.NAME: None, expected text"),
+        ("SUBSAMPLE", "None", "CONTEXT.SUBSAMPLE: None, expected True or False"),
+        ("MASK_PADDING", "None", "MASK_PADDING: None, expected True or False"),
         ("STAGE", "res7", "CONTEXT.STAGE: 'res7', expected one of res2 res3"),
     ],
 )
@@ -162,7 +218,7 @@ def test_bad_values_of_a_context(datasets_root, key, value, message):
         ("CHANNELS", "0", "CONTEXT.CHANNELS: 0, expected 1 or more"),
         ("STRIDE", "None", "CONTEXT.STRIDE: None, expected an integer"),
         ("REGION_LOSS_WEIGHT", "-0.1", "CONTEXT.REGION_LOSS_WEIGHT: -0.1, expected 0 or more"),
-        ("CHECKPOINT_ACTIVATIONS", "None", "CHECKPOINT_ACTIVATIONS: 'None', expected one of True"),
+        ("CHECKPOINT_ACTIVATIONS", "None", "CHECKPOINT_ACTIVATIONS: None, expected True or"),
         ("DROPOUT", "1.5", "CONTEXT.DROPOUT: 1.5, expected 0 to 1"),
         ("KEY_CHANNELS", "-1", "CONTEXT.KEY_CHANNELS: -1, expected 0 or more"),
         ("KEY_CHANNELS", "None", "CONTEXT.KEY_CHANNELS: None, expected an integer"),
@@ -237,7 +293,7 @@ OPERATORS = [
 
 @pytest.mark.parametrize(("key", "value"), OPERATORS)
 def test_what_needs_compiled_operators(datasets_root, monkeypatch, key, value):
-    cfg = small_config(overrides=[*TEST_SETS, key, value])
+    cfg = small_config(overrides=[*TEST_SETS, "MODEL.RESNETS.DEPTH", 50, key, value])
     # A module that is None is not found.
     monkeypatch.setitem(sys.modules, "detectron2._C", None)
     message = f"{key}: {value} needs compiled operators, expected another value, or a Detectron2"
@@ -248,7 +304,8 @@ def test_what_needs_compiled_operators(datasets_root, monkeypatch, key, value):
 @needs_operators
 @pytest.mark.parametrize(("key", "value"), OPERATORS)
 def test_compiled_operators_are_there(datasets_root, tmp_path, key, value):
-    overrides = [*TEST_SETS, "OUTPUT_DIR", tmp_path / "output", key, value]
+    overrides = [*TEST_SETS, "MODEL.RESNETS.DEPTH", 50, "OUTPUT_DIR", tmp_path / "output"]
+    overrides += [key, value]
     check_config(small_config(overrides=overrides), train=False)
     assert (tmp_path / "output").is_dir()
 

@@ -324,12 +324,12 @@ def test_wandb_that_refuses_is_one_line(main, datasets_root, tmp_path, capsys, w
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("WANDB.ENABLED", "1.5", "Type mismatch"),
-        ("WANDB.ENABLED", "None", "WANDB.ENABLED: 'None', expected one of True False"),
+        ("WANDB.ENABLED", "1.5", "WANDB.ENABLED: 1.5, expected True or False"),
+        ("WANDB.ENABLED", "None", "WANDB.ENABLED: None, expected True or False"),
         ("WANDB.PROJECT", "''", "WANDB.PROJECT: '', expected the name of a project"),
         ("WANDB.PROJECT", "None", "WANDB.PROJECT: None, expected text"),
         ("WANDB.NAME", "None", "WANDB.NAME: None, expected text"),
-        ("WANDB.NAME", "7", "Type mismatch"),
+        ("WANDB.NAME", "7", "WANDB.NAME: 7, expected text"),
     ],
 )
 def test_bad_values_are_told(main, datasets_root, tmp_path, capsys, wandb, key, value, message):

@@ -118,7 +118,7 @@ def test_counters_of_files_print_the_same(main, datasets_root, weights, tmp_path
         (("--num-procs", "0"), {}, "--num-procs 0: expected 1 or more"),
         (("--num-procs", "two"), {}, "argument --num-procs: invalid int value: 'two'"),
         ((), {"TEST.PANOPTIC.COUNTER": "papi"}, "COUNTER: 'papi', expected one of in_process, hot"),
-        ((), {"TEST.PANOPTIC.NUM_PROCS": "None"}, "TEST.PANOPTIC.NUM_PROCS: None, expected 0"),
+        ((), {"TEST.PANOPTIC.NUM_PROCS": "None"}, "NUM_PROCS: None, expected an integer"),
         ((), {"TEST.PANOPTIC.SAVE": "None"}, "TEST.PANOPTIC.SAVE: None, expected True or False"),
         ((), {"TEST.DTYPE": "float16"}, "TEST.DTYPE: 'float16', expected float32 or bfloat16"),
         ((), {"TEST.DTYPE": "auto"}, "TEST.DTYPE: 'auto', expected float32 or bfloat16"),
