@@ -7,13 +7,16 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import struct
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import torch
 from detectron2.utils import comm
@@ -26,6 +29,7 @@ from .process_arguments import Place
 
 __all__ = [
     "explain_lost_process",
+    "is_lost_worker",
     "join_group",
     "lost_process_named",
     "meeting_point",
@@ -39,7 +43,6 @@ GRACE_SECONDS = 10.0
 """How long a process that has lost another waits before it ends: whoever started both sees the
 other one's end first, and can say why."""
 
-_GOES_ON = "; --resume goes on from the last checkpoint"
 # Linux: the IPv4 address of a network interface.
 _SIOCGIFADDR = 0x8915
 
@@ -57,11 +60,16 @@ def meeting_point(args: argparse.Namespace, device: str) -> Iterator[str]:
 
     Yields:
         The address for Detectron2's launcher.
+
+    Raises:
+        InputError: there is no such host.
     """
     changes = {}
-    if args.num_machines * args.num_gpus > 1 and not device.startswith("cuda"):
-        # Detectron2 asks for NCCL wherever it sees a GPU.
-        changes["CUDA_VISIBLE_DEVICES"] = ""
+    if args.num_machines * max(1, args.num_gpus) > 1:
+        _require_host(args.dist_url)
+        if not device.startswith("cuda"):
+            # Detectron2 asks for NCCL wherever it sees a GPU.
+            changes["CUDA_VISIBLE_DEVICES"] = ""
     if args.num_machines > 1:
         host, port = args.dist_url.removeprefix("tcp://").rsplit(":", 1)
         changes |= _gloo_interface(host, int(port)) if args.dist_url.startswith("tcp") else {}
@@ -69,7 +77,10 @@ def meeting_point(args: argparse.Namespace, device: str) -> Iterator[str]:
     os.environ.update(changes)
     try:
         if args.dist_url == "auto" and args.num_gpus > 1:
-            with tempfile.TemporaryDirectory(prefix="ocr_panoptic-") as folder:
+            with (
+                _ended_as_by_exit(),
+                tempfile.TemporaryDirectory(prefix="ocr_panoptic-") as folder,
+            ):
                 yield f"file://{folder}/processes"
         else:
             yield args.dist_url
@@ -79,6 +90,53 @@ def meeting_point(args: argparse.Namespace, device: str) -> Iterator[str]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _require_host(url: str) -> None:
+    """See that the host of a tcp address is known; torch would ask for it until its timeout."""
+    address = urlsplit(url)
+    if address.scheme != "tcp":
+        return
+    try:
+        socket.getaddrinfo(address.hostname, address.port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        reason = "no name of a host"
+        raise InputError(_unknown_host(url, address.hostname, reason)) from error
+    except socket.gaierror as error:
+        # A name server that does not answer now may do so soon.
+        if error.errno != socket.EAI_AGAIN:
+            raise InputError(_unknown_host(url, address.hostname, error.strerror)) from error
+
+
+def _unknown_host(url: str, host: str | None, reason: str) -> str:
+    return (
+        f"--dist-url {url}: {host} cannot be found ({reason}), expected the name or the address "
+        "of machine 0"
+    )
+
+
+@contextlib.contextmanager
+def _ended_as_by_exit() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process as sys.exit does: what it has begun is ended too."""
+
+    def leave(number: int, frame: object) -> None:
+        # The second one ends it at once.
+        signal.signal(number, signal.SIG_DFL)
+        sys.exit(128 + number)
+
+    ours = []
+    # Elsewhere no signal can be handled.
+    if threading.current_thread() is threading.main_thread():
+        numbers = (signal.SIGTERM, signal.SIGHUP)
+        # One that is ignored, as by nohup, stays so.
+        ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def join_group(place: Place, device: str, timeout: int) -> None:
@@ -179,31 +237,66 @@ def network_interface(host: str, port: int) -> str | None:
 
 
 @contextlib.contextmanager
-def lost_process_named(*, train: bool) -> Iterator[None]:
+def lost_process_named(output: str | None) -> Iterator[None]:
     """Turn the error of a process that has lost another into :class:`LostProcessError`.
 
-    It is raised after :data:`GRACE_SECONDS`.
+    The other is one of the run, which is told after :data:`GRACE_SECONDS`, or a worker of its
+    data loader.
 
     Args:
-        train: whether there is something to be resumed.
+        output: folder of the checkpoints of a training, None for an evaluation.
     """
     try:
         yield
     except RuntimeError as error:
+        if is_lost_worker(error):
+            raise LostProcessError(f"{_lost_worker(error)}{_goes_on(output)}") from error
         if comm.get_world_size() == 1 or not _is_lost(type(error).__name__, str(error)):
             raise
-        if not train:
+        if output is None:
             # Detectron2's loop of a training does so.
             _logger.exception("The evaluation ends:")
         time.sleep(GRACE_SECONDS)
         raise LostProcessError(
             f"process {comm.get_rank()} of {comm.get_world_size()} has lost the others "
-            f"({_reason(error)}){_GOES_ON if train else ''}"
+            f"({_reason(error)}){_goes_on(output)}"
         ) from error
 
 
+def is_lost_worker(error: BaseException | None) -> bool:
+    """Say whether an error is torch's for a worker of a data loader that has gone."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def _lost_worker(error: RuntimeError) -> str:
+    # The first error knows the signal.
+    cause = error.__cause__
+    text = str(cause if is_lost_worker(cause) else error)
+    if "shared memory" in text:
+        cure = "for lack of shared memory; expected more in /dev/shm, or DATALOADER.NUM_WORKERS 0"
+    elif "exit code" in text:
+        cure = "nobody has killed it; DATALOADER.NUM_WORKERS 0 may show why"
+    else:
+        cure = "the system kills for lack of memory; fewer DATALOADER.NUM_WORKERS take less"
+    # What follows is advice.
+    reason = _reason(text.partition(". ")[0])
+    return f"a worker of the data loader is lost: {reason} ({cure})"
+
+
+def _goes_on(output: str | None) -> str:
+    """Return what to say of the checkpoint that is left, in a folder; None for no training."""
+    if output is None:
+        return ""
+    if not os.path.exists(os.path.join(output, "last_checkpoint")):
+        return "; there is no checkpoint to go on from yet"
+    return "; --resume goes on from the last checkpoint"
+
+
 def explain_lost_process(
-    error: ProcessExitedException | ProcessRaisedException, args: argparse.Namespace, place: Place
+    error: ProcessExitedException | ProcessRaisedException,
+    args: argparse.Namespace,
+    place: Place,
+    output: str | None,
 ) -> OneLineError | None:
     """Say in one line why a process that Detectron2's launcher started has ended.
 
@@ -211,6 +304,7 @@ def explain_lost_process(
         error: of torch, which has ended the other processes of this machine.
         args: settled.
         place: of the first process of this machine.
+        output: folder of the checkpoints of a training, None for an evaluation.
 
     Returns:
         None for a bug, whose traceback ``error`` holds.
@@ -223,7 +317,7 @@ def explain_lost_process(
             how += " (the system does so for lack of memory)"
         return LostProcessError(
             f"process {place.rank + error.error_index} of {place.world_size} {how}, and the "
-            f"others were ended{'' if args.eval_only else _GOES_ON}"
+            f"others were ended{_goes_on(output)}"
         )
     # A child's exception comes as the text of its traceback.
     text = str(error).strip()
@@ -248,4 +342,4 @@ def _is_lost(kind: str, message: str) -> bool:
 
 
 def _reason(error: object) -> str:
-    return re.sub(r"^\[\S*gloo\S*\] ", "", str(error).strip().partition("\n")[0]).rstrip(".")
+    return re.sub(r"^\[\S*gloo\S*\] ", "", str(error).strip().partition("\n")[0]).rstrip(". ")

@@ -23,7 +23,14 @@ from ocr_panoptic.errors import BAD_INPUT, InputError, OneLineError, patient_str
 from ocr_panoptic.known_warnings import silence_known_warnings
 
 from .checkpoint import Checkpointer
-from .distributed import explain_lost_process, join_group, lost_process_named, meeting_point
+from .distributed import (
+    explain_lost_process,
+    is_lost_worker,
+    join_group,
+    lost_process_named,
+    meeting_point,
+)
+from .output_folder import output_errors_named, reserve_for_training
 from .process_arguments import (
     Place,
     check_device,
@@ -39,7 +46,8 @@ __all__ = ["launch_run"]
 
 
 def _needs_traceback(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], OneLineError))
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, OneLineError) or is_lost_worker(error))
 
 
 # Detectron2 logs the traceback of whatever ends a training; a user's mistake gets one line instead.
@@ -68,7 +76,7 @@ def launch_run(args: argparse.Namespace) -> None:
         if place.local_rank == 0:
             raise
         sys.exit(BAD_INPUT)
-    with lost_process_named(train=not args.eval_only):
+    with lost_process_named(_checkpoints(cfg, args)):
         if place.world_size > 1:
             join_group(place, cfg.MODEL.DEVICE, args.dist_timeout)
         checked = _check_together(cfg, args, place)
@@ -83,7 +91,7 @@ def _start_processes(args: argparse.Namespace, place: Place) -> None:
     try:
         with meeting_point(args, cfg.MODEL.DEVICE) as address:
             launch(
-                _run_as_child if place.world_size > 1 else run,
+                _run_as_child if place.world_size > 1 else _run_and_leave,
                 place.local_size,
                 num_machines=args.num_machines,
                 machine_rank=args.machine_rank,
@@ -92,7 +100,7 @@ def _start_processes(args: argparse.Namespace, place: Place) -> None:
                 timeout=timedelta(seconds=args.dist_timeout),
             )
     except (ProcessExitedException, ProcessRaisedException) as error:
-        cause = explain_lost_process(error, args, place)
+        cause = explain_lost_process(error, args, place, _checkpoints(cfg, args))
         if cause is None:
             raise
         raise cause from error
@@ -113,6 +121,11 @@ def _load_config(args: argparse.Namespace, place: Place) -> CfgNode:
         cfg.TEST.PANOPTIC.NUM_PROCS = args.num_procs
     check_device(cfg.MODEL.DEVICE, args, place)
     return cfg
+
+
+def _checkpoints(cfg: CfgNode, args: argparse.Namespace) -> str | None:
+    """Return where a training has its checkpoints; an evaluation has none to go on from."""
+    return None if args.eval_only else cfg.OUTPUT_DIR
 
 
 def _check_config(cfg: CfgNode, args: argparse.Namespace, place: Place) -> list[str]:
@@ -146,12 +159,16 @@ def _run_as_child(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]
         # In the background of a script interrupts are ignored, and torch's word that the launcher
         # is gone is one.
         torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)
+    # A process that was forked has the launcher's handlers.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
     with patient_streams():
         _run_and_leave(cfg, args, changes)
 
 
 def _run_and_leave(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> None:
-    with lost_process_named(train=not args.eval_only):
+    with lost_process_named(_checkpoints(cfg, args)):
         run(cfg, args, changes)
         if comm.get_world_size() > 1:
             # Nobody leaves while another still talks to it; and the threads of a group that is
@@ -171,9 +188,17 @@ def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
     Returns:
         Detectron2's results, empty on other ranks than 0.
     """
+    if args.eval_only or not comm.is_main_process():
+        return _run(cfg, args, changes)
+    with reserve_for_training(cfg.OUTPUT_DIR):
+        return _run(cfg, args, changes)
+
+
+def _run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
     silence_known_warnings()
     cfg.freeze()
-    prepare_run(cfg, args, changes)
+    with output_errors_named(cfg.OUTPUT_DIR):
+        prepare_run(cfg, args, changes)
     published = begin_summary(cfg, args.config_file) if comm.is_main_process() else None
     if args.eval_only:
         if not cfg.MODEL.WEIGHTS and not args.resume:
@@ -181,7 +206,7 @@ def run(cfg: CfgNode, args: argparse.Namespace, changes: Sequence[str]) -> dict:
                 "MODEL.WEIGHTS is empty: random weights are evaluated"
             )
         model = Trainer.build_model(cfg)
-        checkpointer = Checkpointer.of_config(cfg, model, cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer.of_config(cfg, model, cfg.OUTPUT_DIR, complete=True)
         last = checkpointer.get_checkpoint_file() if args.resume else ""
         rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         start = time.monotonic()

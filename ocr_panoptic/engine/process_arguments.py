@@ -12,6 +12,7 @@ import torch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.files import require_folder
 
 __all__ = [
     "Place",
@@ -177,8 +178,16 @@ def _check_address(args: argparse.Namespace) -> None:
     tcp = re.fullmatch(r"tcp://([^/]+):(\d{1,5})", url, re.ASCII)
     if not (tcp and 0 < int(tcp[2]) < 2**16) and not re.fullmatch(r"file:///.+", url):
         raise InputError(f"--dist-url {url}: expected auto, tcp://HOST:PORT or file:///PATH")
-    if args.num_machines == 1 and not tcp and os.path.exists(url.removeprefix("file://")):
+    if tcp:
+        return
+    path = url.removeprefix("file://")
+    if os.path.isdir(path) or (args.num_machines == 1 and os.path.exists(path)):
         raise InputError(f"--dist-url {url}: there is such a file, expected a new one's name")
+    # Torch would wait for it to appear.
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise InputError(f"--dist-url {url}: {folder}: no such folder, expected one for the file")
+    require_folder(folder, f"--dist-url {url}")
 
 
 def check_device(name: str, args: argparse.Namespace, place: Place) -> None:

@@ -1,14 +1,19 @@
 """How processes find each other, and what is said when one is lost."""
 
 import os
+import re
+import signal
 import socket
 import sys
 
 import pytest
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.utils.data import DataLoader
 
 from ocr_panoptic.engine.distributed import (
     explain_lost_process,
+    is_lost_worker,
+    lost_process_named,
     meeting_point,
     network_interface,
 )
@@ -39,6 +44,73 @@ def test_processes_of_one_host_meet_at_a_file_of_their_own(monkeypatch):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+def test_a_signal_to_the_launcher_leaves_nothing_behind():
+    folders = []
+
+    def meet_and_get(number):
+        with meeting_point(settled("--num-gpus", "2")[0], "cpu") as address:
+            folders.append(os.path.dirname(address.removeprefix("file://")))
+            assert os.path.isdir(folders[-1])
+            signal.raise_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with pytest.raises(SystemExit) as ended:
+            meet_and_get(number)
+        assert ended.value.code == 128 + number
+        assert not os.path.exists(folders[-1])
+        assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    args, _ = settled("--num-gpus", "2")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with meeting_point(args, "cpu"):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("host", "answer", "reason"),
+    [
+        ("nowhere", socket.gaierror(socket.EAI_NONAME, "Name unknown"), "Name unknown"),
+        ("a" * 99, UnicodeError("label too long"), "no name of a host"),
+        # Not now, but soon.
+        ("nowhere", socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), None),
+        ("[::1]", None, None),
+    ],
+)
+@pytest.mark.parametrize(
+    "argv", [("--num-gpus", "2"), ("--num-gpus", "0", "--num-machines", "2"), ()], ids=" ".join
+)
+def test_a_host_that_is_not_there(monkeypatch, host, answer, reason, argv):
+    asked = []
+
+    def getaddrinfo(name, port, **options):
+        asked.append((name, port))
+        if answer is not None:
+            raise answer
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    url = f"tcp://{host}:1234"
+    args, place = settled(*argv, "--dist-url", url)
+    if place.world_size > 1 and reason is not None:
+        expected = (
+            f"--dist-url {url}: {host} cannot be found ({reason}), expected the name or the "
+            "address of machine 0"
+        )
+        with pytest.raises(InputError) as refused, meeting_point(args, "cuda"):
+            pass
+        assert str(refused.value) == expected
+    else:
+        with meeting_point(args, "cuda") as address:
+            assert address == url
+    assert asked == [(host.strip("[]"), 1234)] * (place.world_size > 1)
+
+
 def address_of(name):
     import fcntl
     import struct
@@ -66,6 +138,13 @@ def test_the_network_between_machines(monkeypatch):
     args, _ = settled("--num-machines", "2", "--dist-url", "tcp://10.0.0.1:1234")
     with meeting_point(args, "cpu"):
         assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The output folder of a training that has saved a checkpoint."""
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    return str(tmp_path)
 
 
 def raised(text, frame="main_func(*args)"):
@@ -127,10 +206,10 @@ def raised(text, frame="main_func(*args)"):
         ),
     ],
 )
-def test_the_end_of_a_process_is_one_line(error, kind, message):
+def test_the_end_of_a_process_is_one_line(error, kind, message, trained):
     argv = ("--num-gpus", "2", "--num-machines", "2", "--machine-rank", "1")
     args, place = settled(*argv, "--dist-url", "tcp://a:1234")
-    explained = explain_lost_process(error, args, place)
+    explained = explain_lost_process(error, args, place, trained)
     assert type(explained) is kind
     with pytest.raises(kind, match=message):
         raise explained
@@ -138,8 +217,14 @@ def test_the_end_of_a_process_is_one_line(error, kind, message):
 
 def test_an_evaluation_is_not_resumed():
     error = ProcessExitedException("", 0, 1234, -6, "SIGABRT")
-    explained = explain_lost_process(error, *settled("--num-gpus", "2", "--eval-only"))
+    explained = explain_lost_process(error, *settled("--num-gpus", "2", "--eval-only"), None)
     assert str(explained) == "process 0 of 2 was killed by SIGABRT, and the others were ended"
+
+
+def test_there_may_be_no_checkpoint_yet(tmp_path):
+    error = ProcessExitedException("", 0, 1234, -6, "SIGABRT")
+    explained = explain_lost_process(error, *settled("--num-gpus", "2"), str(tmp_path))
+    assert str(explained).endswith("were ended; there is no checkpoint to go on from yet")
 
 
 @pytest.mark.parametrize(
@@ -153,4 +238,60 @@ def test_an_evaluation_is_not_resumed():
     ],
 )
 def test_a_bug_keeps_its_traceback(text):
-    assert explain_lost_process(raised(text), *settled("--num-gpus", "2")) is None
+    assert explain_lost_process(raised(text), *settled("--num-gpus", "2"), None) is None
+
+
+# Workers of a data loader.
+
+
+class Dying:
+    """Images of which one is the end of the process that reads it."""
+
+    def __init__(self, act):
+        self._act = act
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 1:
+            self._act()
+        return index
+
+
+MEMORY = r"\(the system kills for lack of memory; fewer DATALOADER.NUM_WORKERS take less\)"
+SHARED = r"\(for lack of shared memory; expected more in /dev/shm, or DATALOADER.NUM_WORKERS 0\)"
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), rf"is killed by signal: Killed {MEMORY}"),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), rf"is killed by signal: Bus error {SHARED}"),
+        (lambda: os._exit(3), r"exited unexpectedly with exit code 3 \(nobody has.*\)"),
+    ],
+    ids=["SIGKILL", "SIGBUS", "exit"],
+)
+def test_a_worker_that_has_gone_is_one_line(trained, act, message):
+    with pytest.raises(LostProcessError) as lost, lost_process_named(trained):
+        list(DataLoader(Dying(act), batch_size=None, num_workers=1, multiprocessing_context="fork"))
+    line = str(lost.value)
+    assert re.fullmatch(
+        rf"a worker of the data loader is lost: DataLoader worker \(pid\S* \d+\) {message}; "
+        "--resume goes on from the last checkpoint",
+        line,
+    )
+    assert is_lost_worker(lost.value.__cause__)
+    with pytest.raises(LostProcessError) as lost, lost_process_named(None):
+        raise RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly")
+    assert str(lost.value).endswith("take less)")
+
+
+def test_the_error_of_a_worker_is_not_its_loss():
+    def spoil():
+        raise RuntimeError("an image")
+
+    loader = DataLoader(Dying(spoil), batch_size=None, num_workers=1)
+    with pytest.raises(RuntimeError, match="an image") as error, lost_process_named(None):
+        list(loader)
+    assert not is_lost_worker(error.value)

@@ -17,6 +17,7 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from ocr_panoptic.data.mapper import PanopticDatasetMapper
 from ocr_panoptic.data.shapes.writer import write_shapes
 from ocr_panoptic.engine import launch
 from ocr_panoptic.engine.setup import prepare_run
@@ -385,6 +386,8 @@ def test_a_process_of_torchrun_that_ends_early_ends_the_others(
         (signal.SIGKILL, -signal.SIGKILL, None),
         (signal.SIGKILL, -signal.SIGKILL, deaf_to_interrupts),
         (signal.SIGINT, INTERRUPTED, None),
+        (signal.SIGTERM, 128 + signal.SIGTERM, None),
+        (signal.SIGTERM, 128 + signal.SIGTERM, deaf_to_interrupts),
     ],
 )
 def test_no_process_outlives_the_launcher(datasets_root, tmp_path, number, status, prepare):
@@ -394,8 +397,29 @@ def test_no_process_outlives_the_launcher(datasets_root, tmp_path, number, statu
         ranks = command.ranks()
         assert len(ranks) == 2
         command.signal(number)
-        assert command.require(status).startswith("interrupted" if status > 0 else "")
+        assert command.require(status).startswith("interrupted" if status == INTERRUPTED else "")
         require_gone(ranks)
+    # Whoever is killed cannot.
+    left = [path.name for path in tmp_path.glob("ocr_panoptic-*")]
+    assert number == signal.SIGKILL or left == []
+
+
+@pytest.mark.parametrize("options", [(), ("--eval-only",)], ids=["training", "evaluation"])
+def test_a_killed_worker_of_the_data_loader_is_one_line(
+    datasets_root, tmp_path, monkeypatch, capsys, options
+):
+    def die(mapper, image):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(PanopticDatasetMapper, "__call__", die)
+    argv = words(tmp_path / "run", *options, overrides={"DATALOADER.NUM_WORKERS": 1})
+    assert load_tool("tools/train_net.py").main(argv) == LOST_PROCESS
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    (line,) = errors
+    assert re.match(r"error: a worker of the data loader is lost: .* by signal: Killed \(the", line)
+    assert line.endswith("take less)" if options else "; there is no checkpoint to go on from yet")
+    assert "Traceback" not in said.err + said.out + (tmp_path / "run/log.txt").read_text()
 
 
 def test_a_process_whose_reader_has_gone_works_on(monkeypatch):
