@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import InputError
 
 __all__ = [
+    "lock",
     "open_regular",
     "read_bytes",
     "replacing",
@@ -25,6 +29,9 @@ __all__ = [
 
 # Of a name, in a temporary one: with all of it that could be longer than a file system takes.
 _MOST_LETTERS = 50
+# The least that a file system gives a file that is not empty.
+_BLOCK = 4096
+_locked: weakref.WeakSet[FileIO] = weakref.WeakSet()
 
 
 def _require_file(path: str | os.PathLike[str]) -> None:
@@ -103,10 +110,40 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def lock(file: FileIO) -> bool:
+    """Lock a file for this process, as long as it is open here.
+
+    A killed process leaves no lock: those it has forked, which may outlive it, close the file.
+    Some network file systems have no locks: there, two processes are not told apart.
+
+    Args:
+        file: open without a buffer, which a forked process would write too.
+
+    Returns:
+        Whether no other has locked it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    _locked.add(file)
+    return True
+
+
+def _close_locked() -> None:
+    for file in _locked:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_locked)
+
+
 def require_folder(path: str | os.PathLike[str], name: str) -> None:
     """Make a folder if it is missing, and see that it can be written to.
 
-    A file is really made in it, and removed: permissions alone do not tell.
+    A file is really written in it, and removed: permissions alone do not tell.
 
     Args:
         path: the folder.
@@ -119,12 +156,17 @@ def require_folder(path: str | os.PathLike[str], name: str) -> None:
         if not os.fspath(path):
             raise FileNotFoundError(2, "no name")
         os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        with tempfile.TemporaryFile(dir=path) as file:
+            # An empty file fits on a full disk.
+            file.write(bytes(_BLOCK))
+            file.flush()
     except OSError as error:
         raise InputError(
             f"{name}: {path}: {error.strerror}, expected a folder to write to"
         ) from error
+    except ValueError as error:
+        # A NUL byte, of which the system is not even asked.
+        raise InputError(f"{name}: {path}: {error}, expected a folder to write to") from error
 
 
 def require_output_file(

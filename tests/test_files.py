@@ -59,6 +59,11 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_whose_name_no_system_takes():
+    with pytest.raises(InputError, match=r"--output: a\\x00b: embedded null byte, expected"):
+        require_folder("a\0b", "--output")
+
+
 def test_a_folder_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "folder"
     with replacing_folder(path) as partial:

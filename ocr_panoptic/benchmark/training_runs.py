@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.visualization.curves import read_metrics
 
 __all__ = ["format_runs", "read_run"]
 
@@ -34,7 +35,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     log = folder / "metrics.json"
     if not log.is_file():
         raise InputError(f"{log} does not exist, expected the metrics of a training")
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    # A run that was killed may have left half a line, and done iterations again.
+    rows = read_metrics(log)
     # What an evaluation at the end logs, it logs as of one iteration more.
     rows = [row for row in rows if "total_loss" in row]
     times = [row["time"] for row in rows if "time" in row]

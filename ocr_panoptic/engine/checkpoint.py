@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import parse_qs, urlparse
@@ -21,10 +21,10 @@ from ocr_panoptic.config import ALLOW_MISSING, ALLOW_UNUSED
 from ocr_panoptic.errors import InputError, printable
 from ocr_panoptic.files import replacing
 
-from .matching import describe_start, require_equal_keys
+from .matching import describe_start, require_equal_keys, require_whole_model
 from .safe_load import load_checkpoint_file
 
-__all__ = ["Checkpointer"]
+__all__ = ["Checkpointer", "last_checkpoint"]
 
 # Of a key, those of models have less than 100; of a reason in a message.
 _MOST_LETTERS = 200
@@ -34,7 +34,8 @@ class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, for files of others, disks that fill up and runs that are killed.
 
     Files are read by :func:`~.safe_load.load_checkpoint_file`. Weights to start from may leave out
-    what :func:`~.matching.describe_start` says; a checkpoint to resume from must fit entirely.
+    what :func:`~.matching.describe_start` says; those to evaluate or predict with must be
+    complete, and a checkpoint to resume from must fit entirely.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Checkpointer(DetectionCheckpointer):
         allow_missing: Sequence[str] = ALLOW_MISSING,
         allow_unused: Sequence[str] = ALLOW_UNUSED,
         trust: bool = False,
+        complete: bool = False,
         **kwargs,
     ) -> None:
         """Prepare to load and save a model.
@@ -55,11 +57,12 @@ class Checkpointer(DetectionCheckpointer):
             allow_missing: as MODEL.ALLOW_MISSING.
             allow_unused: as MODEL.ALLOW_UNUSED.
             trust: as MODEL.TRUST_CHECKPOINT.
+            complete: whether nothing may be missing, as what is evaluated is not trained any more.
             kwargs: as for Detectron2's; what else to save and to resume.
         """
         super().__init__(model, save_dir, **kwargs)
         self._allow_missing, self._allow_unused = allow_missing, allow_unused
-        self._trust = trust
+        self._trust, self._complete = trust, complete
         self._resuming = False
 
     @classmethod
@@ -87,11 +90,22 @@ class Checkpointer(DetectionCheckpointer):
             What else the checkpoint holds.
 
         Raises:
-            InputError: if the checkpoint cannot be loaded, or does not fit; names it.
+            InputError: if the checkpoint cannot be loaded, or does not fit; names it. If there is
+                none to be evaluated. If a folder is where the name of the last one is kept.
         """
+        tag = Path(self.save_dir) / "last_checkpoint"
+        if self.save_dir and tag.is_dir():
+            raise InputError(
+                f"{tag}: is a folder, expected a file that names a checkpoint, or none"
+            )
         last = self.get_checkpoint_file()
         if resume and last:
             return self._resume(last)
+        if resume and self._complete:
+            raise InputError(
+                f"--resume: {self.save_dir} holds no checkpoint, expected one to evaluate; without "
+                "--resume MODEL.WEIGHTS is evaluated"
+            )
         why = f"{self.save_dir} holds no checkpoint" if resume else "--resume was not given"
         there = f", though {last} is there" if last else ""
         weights = f"the weights {path}" if path else "random weights"
@@ -107,8 +121,11 @@ class Checkpointer(DetectionCheckpointer):
         for key, part in self.checkpointables.items():
             try:
                 part.load_state_dict(rest.pop(key))
-            except (KeyError, RuntimeError, ValueError) as error:
-                # Of an optimizer with other groups, a gradient scaler that was not there.
+            except (
+                *(AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError),
+            ) as error:
+                # Of an optimizer with other groups, a gradient scaler that was not there; of what
+                # somebody has put in their place, anything.
                 raise InputError(
                     f"--resume: {path}: its {key} is not of this config ({_reason(error)}), "
                     "expected the config it was trained with"
@@ -157,20 +174,8 @@ class Checkpointer(DetectionCheckpointer):
             raise InputError(f"{path} does not exist, expected a checkpoint")
 
     def get_checkpoint_file(self) -> str:
-        """Return the last whole checkpoint of the folder, "" if there is none.
-
-        That is what ``last_checkpoint`` names. Where a crash has left that file empty, or someone
-        has removed the one it names, it is the newest ``model_*.pth``.
-        """
-        if not self.save_dir:
-            return ""
-        folder = Path(self.save_dir)
-        with contextlib.suppress(OSError, ValueError):
-            name = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
-            if name and name == Path(name).name and (folder / name).is_file():
-                return str(folder / name)
-        ages = {p: (p.stat().st_mtime_ns, p.name) for p in folder.glob("model_*.pth")}
-        return str(max(ages, key=ages.__getitem__)) if ages else ""
+        """Return the :func:`last_checkpoint` of the folder, "" if there is none."""
+        return last_checkpoint(self.save_dir) if self.save_dir else ""
 
     def has_checkpoint(self) -> bool:
         """Return whether there is a checkpoint to resume from."""
@@ -192,8 +197,13 @@ class Checkpointer(DetectionCheckpointer):
         with self._writing(path, f", {last} is the last one" if last else ""):
             self._remove_leftovers()
             with replacing(path) as temporary:
-                torch.save(data, temporary)
+                try:
+                    torch.save(data, temporary)
+                except RuntimeError:
+                    _raise_of_system(temporary)
+                    raise
                 _sync(temporary)
+        with self._writing(path.with_name("last_checkpoint"), f", {path} is the last one"):
             self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -217,11 +227,13 @@ class Checkpointer(DetectionCheckpointer):
         try:
             yield
         except (OSError, RuntimeError) as error:
-            # A full disk is a RuntimeError of torch's writer, which hides what the system says.
-            free = shutil.disk_usage(self.save_dir).free // 2**20
+            free = ""
+            # Of a folder that is gone there is none.
+            with contextlib.suppress(OSError):
+                free = f", {shutil.disk_usage(self.save_dir).free // 2**20} MB are free"
             raise InputError(
-                f"{path}: the checkpoint cannot be written ({_reason(error)}), {free} MB are free"
-                f"{last}; expected a folder that can be written to, with room"
+                f"{path}: the checkpoint cannot be written ({_reason(error)}){free}{last}; "
+                "expected a folder that can be written to, with room"
             ) from error
 
     def _load_file(self, filename: str) -> dict:
@@ -257,12 +269,21 @@ class Checkpointer(DetectionCheckpointer):
         if not self._resuming or not self.checkpointables:
             return
         absent = {"iteration", *self.checkpointables} - set(content)
-        if absent or not isinstance(content["iteration"], int):
+        if absent or type(content["iteration"]) is not int:
             raise InputError(
                 f"{filename} has no {' and no '.join(sorted(absent)) or 'number of iterations'}, "
                 "expected a checkpoint of a training that can go on; MODEL.WEIGHTS takes weights "
                 "alone"
             )
+        last = content["iteration"]
+        for key in self.checkpointables:
+            part = content[key]
+            of_part = part.get("iteration", last) if isinstance(part, Mapping) else last
+            if last < 0 or type(of_part) is not int or of_part != last:
+                raise InputError(
+                    f"{filename}: its iteration is {last}, its {key}'s {_reason(of_part)}, "
+                    "expected the same, 0 or more"
+                )
 
     def _load_model(self, checkpoint: dict) -> _IncompatibleKeys:
         try:
@@ -275,10 +296,27 @@ class Checkpointer(DetectionCheckpointer):
         if self._resuming:
             require_equal_keys(self.model, incompatible)
             return
+        if self._complete:
+            require_whole_model(self.model, incompatible, self._allow_missing)
         for line in describe_start(
             self.model, incompatible, self._allow_missing, self._allow_unused
         ):
             self.logger.warning(line)
+
+
+def last_checkpoint(folder: str | os.PathLike[str]) -> str:
+    """Return the last whole checkpoint of a folder, "" if there is none.
+
+    That is what ``last_checkpoint`` names. Where a crash has left that file empty, or someone has
+    removed the one it names, it is the newest ``model_*.pth``.
+    """
+    folder = Path(folder)
+    with contextlib.suppress(OSError, ValueError):
+        name = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
+        if name and name == Path(name).name and (folder / name).is_file():
+            return str(folder / name)
+    ages = {p: (p.stat().st_mtime_ns, p.name) for p in folder.glob("model_*.pth")}
+    return str(max(ages, key=ages.__getitem__)) if ages else ""
 
 
 def _of_caffe2(content: dict, filename: str) -> dict:
@@ -324,8 +362,16 @@ def _without_query(path: str) -> str:
     return urlparse(path)._replace(query="").geturl()
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:_MOST_LETTERS] or type(error).__name__
+def _reason(error: object) -> str:
+    words = getattr(error, "strerror", None) or str(error)
+    return " ".join(words.split())[:_MOST_LETTERS] or type(error).__name__
+
+
+def _raise_of_system(path: Path) -> None:
+    """Raise the system's own error to writing on, if it has one: torch's writer hides it."""
+    with open(path, "ab") as file:
+        file.write(bytes(2**20))
+        file.flush()
 
 
 def _sync(path: Path) -> None:

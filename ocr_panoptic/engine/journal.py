@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ocr_panoptic.errors import InputError
+from ocr_panoptic.files import lock
 
 __all__ = ["Journal"]
 
@@ -63,15 +63,10 @@ class Journal:
         self._file.close()
 
     def _lock(self, name: str) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(self._file):
             raise InputError(
                 f"{name}: another process is writing to it, expected a folder of its own"
-            ) from error
-        except OSError:
-            # Some network file systems have no locks: there, two runs are not told apart.
-            return
+            )
 
     def _read(self, path: Path, origin: dict[str, str], name: str) -> None:
         found, whole = None, 0

@@ -11,7 +11,7 @@ from torch import nn
 
 from ocr_panoptic.errors import InputError
 
-__all__ = ["describe_start", "require_equal_keys"]
+__all__ = ["describe_start", "require_equal_keys", "require_whole_model"]
 
 _STATISTICS = ("running_mean", "running_var")
 # Of a batch norm: no weight, and nobody misses it.
@@ -31,6 +31,38 @@ def require_equal_keys(model: nn.Module, incompatible: _IncompatibleKeys) -> Non
     if missing or misshapen or unused:
         raise InputError(
             f"{_differences(missing, misshapen, unused)}; expected a checkpoint of this very model"
+        )
+
+
+def require_whole_model(
+    model: nn.Module, incompatible: _IncompatibleKeys, parts: Iterable[str]
+) -> None:
+    """See that no part of a model that is used as it is keeps its random weights.
+
+    Args:
+        model: with the weights that fit.
+        incompatible: what fvcore found that does not.
+        parts: prefixes of keys, that an error calls the model's parts.
+
+    Raises:
+        InputError: no key fits, or keys are missing or have another shape; says how many of which
+            part. Batch statistics outside of ``parts`` may all be missing, as
+            :func:`describe_start` says.
+    """
+    _require_any_key(model, incompatible)
+    missing, misshapen, _ = _sort_out(model, incompatible)
+    keys = {key for key in model.state_dict() if not key.endswith(f".{_COUNTER}")}
+    # As in describe_start: those of a part that was trained are not merged.
+    needed = {key for key in keys if not _prefix_of(key, parts)}
+    lost, _ = _without_merged(needed, [key for key in missing if key in needed])
+    anew = [*lost, *(key for key in missing if key not in needed), *misshapen]
+    if anew:
+        counts = Counter(_prefix_of(key, parts) or key.partition(".")[0] for key in anew)
+        named = ", ".join(f"{count} of {part}" for part, count in sorted(counts.items()))
+        raise InputError(
+            f"{len(anew)} of the model's {len(keys)} keys are missing or have another shape "
+            f"({named}), and would be random; expected weights of this config, or MODEL.WEIGHTS '' "
+            "for random ones"
         )
 
 
@@ -60,22 +92,16 @@ def describe_start(
         InputError: no key fits, a key that must be there is missing or has another shape, or a key
             goes unused that must not; raised before the first line.
     """
-    parameters = {name for name, _ in model.named_parameters()}
-    if parameters and parameters <= set(incompatible.missing_keys):
-        found = ", ".join(incompatible.unexpected_keys[:_NAMED_IN_A_LINE]) or "nothing"
-        raise InputError(f"no key of the checkpoint is one of the model's; it holds {found}")
+    _require_any_key(model, incompatible)
     missing, misshapen, unused = _sort_out(model, incompatible)
     keys = [key for key in model.state_dict() if not key.endswith(f".{_COUNTER}")]
 
     needed = {key for key in keys if not _prefix_of(key, allow_missing)}
     lost = [key for key in missing if key in needed]
-    statistics = {key for key in needed if key.endswith(_STATISTICS)}
-    merged = bool(statistics) and statistics <= set(lost) and bool(needed - set(lost))
+    lost, merged = _without_merged(needed, lost)
     unexpected = [key for key in unused if not _prefix_of(key, allow_unused)]
     unexpected = [key for key in unexpected if not _is_bias_before_norm(key, keys)]
     broken = {key: sizes for key, sizes in misshapen.items() if key in needed}
-    if merged:
-        lost = [key for key in lost if key not in statistics]
     if lost or broken or unexpected:
         keys_to_set = ["MODEL.ALLOW_MISSING"] * bool(lost or broken)
         keys_to_set += ["MODEL.ALLOW_UNUSED"] * bool(unexpected)
@@ -95,11 +121,18 @@ def describe_start(
             yield f"{prefix}: {count} of {totals[prefix]} keys are new, not in the checkpoint"
     if merged:
         yield (
-            f"{len(statistics)} means and variances of batch norms are not in the checkpoint, "
+            f"{merged} means and variances of batch norms are not in the checkpoint, "
             "which has them merged into weight and bias: they start at 0 and 1"
         )
     if unused:
         yield f"not used: {', '.join(unused)}"
+
+
+def _require_any_key(model: nn.Module, incompatible: _IncompatibleKeys) -> None:
+    parameters = {name for name, _ in model.named_parameters()}
+    if parameters and parameters <= set(incompatible.missing_keys):
+        found = ", ".join(incompatible.unexpected_keys[:_NAMED_IN_A_LINE]) or "nothing"
+        raise InputError(f"no key of the checkpoint is one of the model's; it holds {found}")
 
 
 def _sort_out(
@@ -123,6 +156,14 @@ def _sort_out(
         if not key.endswith(f".{_COUNTER}") and key not in _CONSTANTS
     ]
     return missing, misshapen, sorted(unused)
+
+
+def _without_merged(keys: set[str], missing: list[str]) -> tuple[list[str], int]:
+    """Return what is missing without batch statistics, and their number, if all are merged."""
+    statistics = {key for key in keys if key.endswith(_STATISTICS)}
+    if not statistics or not statistics <= set(missing) or keys <= set(missing):
+        return missing, 0
+    return [key for key in missing if key not in statistics], len(statistics)
 
 
 def _prefix_of(key: str, prefixes: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ocr_panoptic.errors import NonFiniteLossError, printable
 from ocr_panoptic.files import replacing, write_text
 
+from .checkpoint import last_checkpoint
 from .saved_batch import save_batch
 
 __all__ = ["FiniteAMPTrainer", "FiniteTrainer", "FiniteWeights", "nonfinite_options"]
@@ -155,7 +156,8 @@ class FiniteTrainer(SimpleTrainer):
             line += f"; {self._skips} steps before it were skipped (SOLVER.NONFINITE_SKIPS)"
         else:
             line += "; SOLVER.NONFINITE skip goes on without such a batch"
-        line += "; --resume goes on from the last checkpoint"
+        if last_checkpoint(self._output):
+            line += "; --resume goes on from the last checkpoint"
         _logger.error(line)
         raise NonFiniteLossError(line)
 
@@ -252,9 +254,10 @@ class FiniteWeights(HookBase):
         if names:
             line = (
                 f"iteration {self.trainer.iter}: weights are not finite "
-                f"({_some(list(dict.fromkeys(names)))}), no checkpoint is written; --resume goes "
-                "on from the last one"
+                f"({_some(list(dict.fromkeys(names)))}), no checkpoint is written"
             )
+            if self.trainer.checkpointer.has_checkpoint():
+                line += "; --resume goes on from the last one"
             _logger.error(line)
             raise NonFiniteLossError(line)
 

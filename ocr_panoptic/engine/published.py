@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ from ocr_panoptic.config import add_ocr_panoptic_config
 from ocr_panoptic.config_files import config_chain
 from ocr_panoptic.evaluation.metrics import METRICS
 
-__all__ = ["PUBLISHED_FILE", "Published", "config_differences", "find_published", "read_published"]
+__all__ = [
+    "PUBLISHED_FILE",
+    "Published",
+    "config_differences",
+    "find_published",
+    "read_published",
+    "settings",
+]
 
 PUBLISHED_FILE = "published.yaml"
 """Name of the file, in the folder of the folders of configs."""
@@ -121,14 +128,28 @@ def config_differences(cfg: CfgNode, published: CfgNode, *, trained: bool) -> li
     Returns:
         One "KEY value (published value)" for each, in the order of the keys.
     """
-    ignored = _NEUTRAL if trained else (*_NEUTRAL, *_OF_TRAINING)
-    ours, theirs = dict(_flat(cfg)), dict(_flat(published))
+    ignored = () if trained else _OF_TRAINING
+    ours, theirs = settings(cfg, ignored), settings(published, ignored)
     return [
         f"{key} {ours.get(key, 'missing')} (published {theirs.get(key, 'missing')})"
         for key in sorted({*ours, *theirs})
-        if not any(key == part or key.startswith(f"{part}.") for part in ignored)
-        and ours.get(key) != theirs.get(key)
+        if ours.get(key) != theirs.get(key)
     ]
+
+
+def settings(cfg: CfgNode, ignored: Iterable[str] = ()) -> dict[str, Any]:
+    """Return key -> value of what changes the results of a run, in the order of the config.
+
+    Args:
+        cfg: of the run.
+        ignored: keys, or parts above them, that are left out besides.
+    """
+    ignored = (*_NEUTRAL, *ignored)
+    return {
+        key: value
+        for key, value in _flat(cfg)
+        if not any(key == part or key.startswith(f"{part}.") for part in ignored)
+    }
 
 
 def _flat(cfg: CfgNode, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -74,7 +74,8 @@ def facts_of_training(trainer: Trainer, seconds: float) -> RunFacts:
     return RunFacts(
         trained=True,
         weights=trainer.cfg.MODEL.WEIGHTS,
-        iterations=trainer.max_iter,
+        # One that is resumed behind its end has done more.
+        iterations=max(trainer.start_iter, trainer.max_iter),
         resumed_at=trainer.start_iter,
         # A resumed training goes on with the seed of its checkpoint.
         seed=getattr(loader, "seed", trainer.cfg.SEED),
@@ -302,9 +303,12 @@ def _facts(cfg: CfgNode, summary: Mapping[str, Any]) -> str:
     if trained and summary["mixed_precision"]:
         dtype += f", trained in mixed precision ({cfg.SOLVER.AMP.DTYPE})"
     processes = summary["processes"]
+    trains = trained and start < summary["iterations"]
     what = " with ".join(
-        name for name, done in (("training", trained), ("evaluation", summary["datasets"])) if done
+        name for name, done in (("training", trains), ("evaluation", summary["datasets"])) if done
     )
+    what += f" from {start} on" if trains and start else ""
+    what += f", {start} iterations before" if trained and not trains else ""
     rows = [
         ("config", summary["config"]),
         ("start" if trained else "weights", summary["weights"] or "random weights"),
@@ -317,6 +321,6 @@ def _facts(cfg: CfgNode, summary: Mapping[str, Any]) -> str:
         ("seed", known(summary["seed"])),
         ("dtype", dtype),
         ("hardware", (f"{processes} x " if processes > 1 else "") + summary["device"]),
-        ("time", f"{clock(summary['seconds'])}, {what}{f' from {start} on' if start else ''}"),
+        ("time", f"{clock(summary['seconds'])}, {what.removeprefix(', ')}"),
     ]
     return "\n".join(f"- {name}: {value}" for name, value in rows)

@@ -17,6 +17,7 @@ from detectron2.engine.hooks import (
     EvalHook,
     IterationTimer,
     PeriodicCheckpointer,
+    PeriodicWriter,
     PreciseBN,
 )
 from detectron2.engine.train_loop import HookBase, TrainerBase
@@ -34,14 +35,24 @@ from ocr_panoptic.evaluation.build import build_evaluators
 from ocr_panoptic.evaluation.metrics import format_metrics, summarise, write_metrics
 from ocr_panoptic.random_state import draw_seed, preserved_random_state
 
+from .build import built_from_config
 from .checkpoint import Checkpointer
 from .distributed import share_buffers
 from .inference import prepare_for_inference
 from .memory import enough_memory
 from .nonfinite import FiniteAMPTrainer, FiniteTrainer, FiniteWeights, nonfinite_options
+from .output_folder import RunWriter, end_last_line, output_errors_named
 from .precision import amp_options
 from .progress import ImagesPerSecond, ProgressBar, on_terminal
-from .resume import RandomStates, ResumablePreciseBN, circumstances, what_differs
+from .resume import (
+    RandomStates,
+    ResumablePreciseBN,
+    circumstances,
+    optimizer_settings,
+    require_state,
+    unused_settings,
+    what_differs,
+)
 from .schedule import check_resumed_batch
 from .writers import ProgressPrinter, WandbWriter
 
@@ -87,6 +98,16 @@ class Trainer(DefaultTrainer):
         self._wandb: WandbWriter | None = None
         self.register_hooks(self.build_hooks())
 
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Return Detectron2's model; what no model can be built of is one line.
+
+        Raises:
+            InputError: Detectron2 or torch refuse values of ``cfg``.
+        """
+        with built_from_config():
+            return super().build_model(cfg)
+
     def build_hooks(self) -> list[HookBase]:
         """Return Detectron2's hooks, and those that let a resumed run be as one never stopped."""
         hooks = [hook for hook in super().build_hooks() if hook is not None]
@@ -96,6 +117,8 @@ class Trainer(DefaultTrainer):
                 hooks[place] = ResumablePreciseBN(
                     test.EVAL_PERIOD, self.model, hook._data_loader, test.PRECISE_BN.NUM_ITER
                 )
+            elif isinstance(hook, PeriodicWriter):
+                hooks[place] = RunWriter(hook._writers, hook._period, self.cfg.OUTPUT_DIR)
         saving = [isinstance(hook, PeriodicCheckpointer | EvalHook) for hook in hooks]
         period, place = self.cfg.SOLVER.CHECKPOINT_PERIOD, saving.index(True)
         hooks[place:place] = [FiniteWeights(period), RandomStates(period)]
@@ -108,11 +131,15 @@ class Trainer(DefaultTrainer):
 
     def build_writers(self) -> list[EventWriter]:
         """Return Detectron2's writers, with a readable line, and W&B's where it is asked for."""
+        with output_errors_named(self.cfg.OUTPUT_DIR):
+            # Of a run that was killed while it wrote.
+            end_last_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
+            of_detectron2 = super().build_writers()
         writers = [
             ProgressPrinter(self.max_iter, self.cfg.MODEL.DEVICE)
             if isinstance(writer, CommonMetricPrinter)
             else writer
-            for writer in super().build_writers()
+            for writer in of_detectron2
         ]
         if self.cfg.WANDB.ENABLED:
             self._wandb = WandbWriter(self.cfg)
@@ -131,6 +158,7 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: Mapping) -> None:
         """Take what :meth:`state_dict` returned, or Detectron2's trainer."""
+        require_state(state_dict, self._trainer.optimizer, self.scheduler)
         super().load_state_dict(state_dict)
         self._resumed = {key: state_dict.get(key) for key in ("circumstances", "data_loader")}
         if "data_loader" in state_dict and isinstance(self.data_loader, ResumableLoader):
@@ -143,13 +171,10 @@ class Trainer(DefaultTrainer):
             InputError: for a checkpoint that cannot be used, or that not all processes see.
         """
         self._resumed = {}
-        rates = self._base_rates()
+        configured = self._optimizer_settings()
         super().resume_or_load(resume)
-        if self._base_rates() != rates:
-            _logger.warning(
-                f"SOLVER.BASE_LR: {self.cfg.SOLVER.BASE_LR:g} is not used: going on with "
-                f"{max(self._base_rates()):g}, the checkpoint's"
-            )
+        for line in unused_settings(self.cfg, configured, self._optimizer_settings()):
+            _logger.warning(line)
         starts = sorted(set(comm.all_gather(self.start_iter)))
         if len(starts) > 1:
             raise InputError(
@@ -160,9 +185,9 @@ class Trainer(DefaultTrainer):
         if self._resumed:
             self._go_on()
 
-    def _base_rates(self) -> list[float]:
-        # Another scheduler than Detectron2's may have none.
-        return list(getattr(self.scheduler, "base_lrs", ()))
+    def _optimizer_settings(self) -> dict[str, list]:
+        # Another scheduler than Detectron2's may have no base rates.
+        return optimizer_settings(self._trainer.optimizer, getattr(self.scheduler, "base_lrs", ()))
 
     def _go_on(self) -> None:
         """Let random numbers and data go on, as far as the checkpoint says where they were."""
@@ -190,13 +215,19 @@ class Trainer(DefaultTrainer):
 
     def train(self):
         """Train as Detectron2 does; returns its results."""
+        if self.start_iter >= self.max_iter:
+            _logger.info(
+                f"nothing is left to train: {self.start_iter} iterations are done, and "
+                f"SOLVER.MAX_ITER is {self.max_iter}"
+            )
         last = Path(self.checkpointer.get_checkpoint_file()).name
         if self.start_iter >= self.max_iter and last != "model_final.pth":
             # Killed between the checkpoint of the last iteration and this one.
             self.checkpointer.save("model_final", iteration=self.start_iter - 1)
-        if self._wandb is not None:
-            self._wandb.start(resumed=self.start_iter > 0)
-        return super().train()
+        with output_errors_named(self.cfg.OUTPUT_DIR):
+            if self._wandb is not None:
+                self._wandb.start(resumed=self.start_iter > 0)
+            return super().train()
 
     def run_step(self) -> None:
         """Run a step as Detectron2 does; too little memory is an InputError."""
@@ -240,7 +271,15 @@ class Trainer(DefaultTrainer):
 
         Returns:
             Detectron2's results: task -> metric -> percent, by data set if there are several.
+
+        Raises:
+            InputError: they cannot be written.
         """
+        with output_errors_named(cfg.OUTPUT_DIR):
+            return cls._test(cfg, model, evaluators)
+
+    @classmethod
+    def _test(cls, cfg: CfgNode, model: nn.Module, evaluators) -> OrderedDict:
         if comm.is_main_process():
             for name in cfg.DATASETS.TEST:
                 # An evaluation that fails must not leave the numbers of the one before.

@@ -46,6 +46,15 @@ def test_a_row_for_each_run(tmp_path):
     ]
 
 
+def test_a_run_that_was_killed_can_be_read(tmp_path):
+    folder = make_run(tmp_path / "run", [0.9, 0.25], {"PQ": 1.0})
+    log = folder / "metrics.json"
+    first, second, *rest = log.read_text().splitlines()
+    log.write_text("\n".join([first, second[:-9], second, *rest]) + "\n")
+    run = read_run(folder)
+    assert (run["iterations"], run["seconds_per_iteration"]) == (40, 0.575)
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"metrics\.json does not exist, expected the metrics"):
         read_run(tmp_path)

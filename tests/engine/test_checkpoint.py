@@ -238,6 +238,45 @@ def test_what_may_be_missing_is_a_setting(load, weights):
         load({"model": without(weights, "sem_seg_head")}, allow_missing=())
 
 
+def test_what_is_evaluated_must_be_whole(load, weights):
+    with pytest.raises(InputError) as caught:
+        load({"model": {k: v for k, v in weights.items() if "bottom_up" in k}}, complete=True)
+    expected = (
+        r"MODEL\.WEIGHTS: .*x\.pth: (\d+) of the model's \d+ keys are missing or have another "
+        r"shape \((\d+) of backbone\.fpn_\*, (\d+) of proposal_generator, (\d+) of roi_heads, "
+        r"(\d+) of sem_seg_head, (\d+) of sem_seg_head\.ocr\*\), and would be random; expected "
+        r"weights of this config, or MODEL\.WEIGHTS '' for random ones"
+    )
+    total, *parts = map(int, re.fullmatch(expected, str(caught.value)).groups())
+    assert total == sum(parts)
+    changed = {**weights, "sem_seg_head.predictor.bias": torch.zeros(54)}
+    with pytest.raises(InputError, match=r"keys are missing .* \(1 of sem_seg_head\), and would"):
+        load({"model": changed}, complete=True)
+    # Merged into weight and bias, they are as they should be.
+    (line,) = load({"model": without(weights, r"bottom_up.*running")}, complete=True)
+    assert "merged into weight and bias" in line
+    with pytest.raises(InputError, match=r"\(16 of backbone.fpn_\*, 16 of sem_seg_head.ocr\*\)"):
+        load({"model": without(weights, "running")}, complete=True)
+    assert load({"model": weights}, complete=True) == []
+
+
+@pytest.mark.parametrize("tool", ["train_net", "predict", "visualize"])
+def test_command_lines_evaluate_no_random_part(datasets_root, weights, tmp_path, capsys, tool):
+    path = tmp_path / "x.pth"
+    torch.save({"model": without(weights, "sem_seg_head")}, path)
+    Image.new("RGB", (48, 36)).save(tmp_path / "one.png")
+    opts = ["--opts", *map(str, SMALL), "MODEL.WEIGHTS", str(path)]
+    words = ["--config-file", str(TINY["ocr"]), "--input", str(tmp_path / "one.png")]
+    words += ["--output", str(tmp_path / "out"), *opts]
+    argv = {
+        "train_net": arguments(tmp_path / "run", "--eval-only", **{"MODEL.WEIGHTS": path}),
+        "predict": words,
+        "visualize": ["relations", "--pixel", "1,1", *words],
+    }[tool]
+    assert load_tool(f"tools/{tool}.py").main(argv) == BAD_INPUT
+    assert "of sem_seg_head.ocr*), and would be random; expected weights" in one_line(capsys)
+
+
 def test_every_default_prefix_is_one_of_a_config():
     keys = set()
     for name, overrides in (
@@ -413,8 +452,8 @@ def test_trust_is_given_on_the_command_line_alone(train, datasets_root, tmp_path
     [
         ("ALLOW_MISSING", "(1,)", "expected prefixes of keys"),
         ("ALLOW_UNUSED", "('',)", "expected prefixes of keys"),
-        ("ALLOW_UNUSED", "None", "expected prefixes of keys"),
-        ("TRUST_CHECKPOINT", "None", "expected one of True False"),
+        ("ALLOW_UNUSED", "None", "expected a list"),
+        ("TRUST_CHECKPOINT", "None", "expected True or False"),
     ],
 )
 def test_settings_that_cannot_be(train, datasets_root, tmp_path, capsys, key, value, expected):
@@ -583,6 +622,39 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, caplog):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert resumed(tmp_path, caplog)[0].endswith("model_0000001.pth at iteration 2")
+
+
+def test_the_system_says_why_torch_cannot_write(tmp_path, monkeypatch):
+    def write_nothing(data, path):
+        path.mkdir()  # what cannot be written on
+        raise RuntimeError("[enforce fail at inline_container.cc:595] . unexpected pos 128 vs 0")
+
+    monkeypatch.setattr(torch, "save", write_nothing)
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: path.rmdir())
+    with pytest.raises(InputError, match=r"cannot be written \(Is a directory\), \d+ MB are free"):
+        checkpointer(tmp_path).save("model_final")
+
+
+def test_a_folder_in_place_of_the_last_name_is_named(tmp_path):
+    checkpointer(tmp_path).save("model_0000001", iteration=1)
+    name = tmp_path / "last_checkpoint"
+    name.unlink()
+    name.mkdir()
+    for resume in (True, False):
+        with pytest.raises(InputError, match=f"^{name}: is a folder, expected a file that names"):
+            checkpointer(tmp_path).resume_or_load("", resume=resume)
+    with pytest.raises(InputError) as caught:
+        checkpointer(tmp_path).save("model_0000003", iteration=3)
+    assert str(caught.value).startswith(f"{name}: the checkpoint cannot be written (Is a directory")
+    assert f", {tmp_path}/model_0000003.pth is the last one; " in str(caught.value)
+
+
+def test_there_must_be_something_to_evaluate(train, datasets_root, tmp_path, capsys):
+    assert train(arguments(tmp_path, "--eval-only", "--resume")) == BAD_INPUT
+    assert one_line(capsys) == (
+        f"error: --resume: {tmp_path} holds no checkpoint, expected one to evaluate; without "
+        "--resume MODEL.WEIGHTS is evaluated"
+    )
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

@@ -46,6 +46,9 @@ def test_processes_of_one_host_meet_at_a_file_of_their_own(monkeypatch):
 
 def test_a_signal_to_the_launcher_leaves_nothing_behind():
     folders = []
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    # Under nohup one is ignored.
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
 
     def meet_and_get(number):
         with meeting_point(settled("--num-gpus", "2")[0], "cpu") as address:
@@ -53,12 +56,16 @@ def test_a_signal_to_the_launcher_leaves_nothing_behind():
             assert os.path.isdir(folders[-1])
             signal.raise_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        with pytest.raises(SystemExit) as ended:
-            meet_and_get(number)
-        assert ended.value.code == 128 + number
-        assert not os.path.exists(folders[-1])
-        assert signal.getsignal(number) == signal.SIG_DFL
+    try:
+        for number in numbers:
+            with pytest.raises(SystemExit) as ended:
+                meet_and_get(number)
+            assert ended.value.code == 128 + number
+            assert not os.path.exists(folders[-1])
+            assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_a_signal_that_is_ignored_stays_so():

@@ -94,8 +94,7 @@ def test_it_stops_with_a_report(tmp_path):
         trainer.train(0, 6)
     assert str(caught.value) == (
         f"iteration 3: no finite loss (loss_head nan), see {tmp_path}/nonfinite.json; "
-        "SOLVER.NONFINITE skip goes on without such a batch; --resume goes on from the last "
-        "checkpoint"
+        "SOLVER.NONFINITE skip goes on without such a batch"
     )
     # The optimizer was not stepped.
     assert len(seen.states) == 3
@@ -180,6 +179,7 @@ def test_a_skipped_step_leaves_no_trace_in_the_model(tmp_path, caplog, value):
 
 
 def test_it_does_not_skip_for_ever(tmp_path):
+    (tmp_path / "model_0000001.pth").touch()
     trainer = step_of(tmp_path, batches({0, 2, 3, 4, 5}), skips=2)
     with pytest.raises(NonFiniteLossError) as caught:
         trainer.train(0, 6)
@@ -400,6 +400,10 @@ def test_no_checkpoint_of_broken_weights(main, datasets_root, tmp_path, monkeypa
         "is written; --resume goes on from the last one"
     )
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+    # Without any there is nothing to go on from.
+    overrides |= {"SOLVER.CHECKPOINT_PERIOD": 5}
+    assert main(arguments(tmp_path / "none", overrides=overrides)) == NON_FINITE_LOSS
+    assert last_line(capsys).endswith(" no checkpoint is written")
 
 
 def _spoil_second_process():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.utils import comm
 
+from ocr_panoptic.engine.resume import what_differs
 from ocr_panoptic.errors import BAD_INPUT
 
 from ..conftest import load_tool
@@ -111,9 +112,24 @@ def test_precise_batch_norm_resumes_too(main, datasets_root, tmp_path):
         ({"SOLVER.IMS_PER_BATCH": 4}, "images per batch: 4, before 2"),
         (
             {"DATASETS.TRAIN": (TRAIN, VAL)},
-            "images: 13, before 8",
+            f"images: 13, before 8; DATASETS.TRAIN: {(TRAIN, VAL)}, before {(TRAIN,)}",
         ),
         ({"SEED": 8}, None),
+        # Those that change where, how often and how long, or an evaluation.
+        (
+            {"SOLVER.CHECKPOINT_PERIOD": 3, "INPUT.MIN_SIZE_TEST": 80, "TEST.DTYPE": "bfloat16"},
+            None,
+        ),
+        ({"SOLVER.STEPS": (5,)}, "SOLVER.STEPS: (5,), before (4,)"),
+        (
+            {"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"},
+            "SOLVER.LR_SCHEDULER_NAME: WarmupCosineLR, before WarmupMultiStepLR",
+        ),
+        (
+            {"INPUT.MIN_SIZE_TRAIN": (64,), "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": 2.0},
+            "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT: 2.0, before 0.25; INPUT.MIN_SIZE_TRAIN: (64,), before "
+            "(64, 80, 96)",
+        ),
     ],
 )
 def test_what_changed_is_one_line(main, finished, tmp_path, overrides, words):
@@ -122,7 +138,8 @@ def test_what_changed_is_one_line(main, finished, tmp_path, overrides, words):
     if words is None:
         # The run's own seed goes on.
         assert not warned(output)
-        assert "SEED: going on with 3, the checkpoint's" in (output / "log.txt").read_text()
+        log = (output / "log.txt").read_text()
+        assert ("SEED: going on with 3, the checkpoint's" in log) == ("SEED" in overrides)
         assert_equal(read(output), read(finished))
     else:
         (line,) = warned(output)
@@ -130,13 +147,49 @@ def test_what_changed_is_one_line(main, finished, tmp_path, overrides, words):
     assert read(output)["iteration"] == 5
 
 
-def test_the_learning_rate_is_the_checkpoints(main, finished, tmp_path):
+def test_another_length_of_the_same_schedule_is_no_difference(main, finished, tmp_path):
     output = stopped_at(tmp_path / "run", finished, 3)
-    overrides = {"SOLVER.BASE_LR": 0.5, **UNTESTED}
+    overrides = {"SOLVER.MAX_ITER": 5, **UNTESTED}
     assert main(arguments(output, "--resume", overrides=overrides)) == 0
-    line = "SOLVER.BASE_LR: 0.5 is not used: going on with 0.03, the checkpoint's"
-    assert line in (output / "log.txt").read_text()
+    assert not warned(output)
+
+
+def test_the_optimizers_settings_are_the_checkpoints(main, finished, tmp_path):
+    output = stopped_at(tmp_path / "run", finished, 3)
+    overrides = {
+        **{"SOLVER.BASE_LR": 0.5, "SOLVER.WEIGHT_DECAY": 0.25, "SOLVER.MOMENTUM": 0.1},
+        **{"SOLVER.NESTEROV": True, **UNTESTED},
+    }
+    assert main(arguments(output, "--resume", overrides=overrides)) == 0
+    log = (output / "log.txt").read_text()
+    for line in (
+        "SOLVER.BASE_LR: 0.5 is not used: going on with 0.03, the checkpoint's",
+        "SOLVER.WEIGHT_DECAY: 0.25 is not used: going on with 0.0001, the checkpoint's",
+        "SOLVER.MOMENTUM: 0.1 is not used: going on with 0.9, the checkpoint's",
+        "SOLVER.NESTEROV: True is not used: going on with False, the checkpoint's",
+    ):
+        assert line in log
+    assert not warned(output)
     assert_equal(read(output), read(finished))
+
+
+def test_a_checkpoint_without_its_config_says_nothing_of_it(main, finished, tmp_path):
+    output = stopped_at(tmp_path / "run", finished, 3)
+    content = read(output, "model_0000003")
+    del content["trainer"]["circumstances"]["config"]
+    torch.save(content, output / "model_0000003.pth")
+    overrides = {"SOLVER.STEPS": (5,), **UNTESTED}
+    assert main(arguments(output, "--resume", overrides=overrides)) == 0
+    assert not warned(output)
+
+
+def test_many_differences_are_counted():
+    now = {"torch": "2", "config": {f"KEY{number}": 1 for number in range(8)}}
+    before = {"torch": "1", "config": {f"KEY{number}": 0 for number in range(9)}}
+    told = what_differs(before, now)
+    assert told[:2] == ["torch: 2, before 1", "KEY0: 1, before 0"]
+    assert told[-1] == "and 2 more keys of the config"
+    assert len(told) == 8
 
 
 def test_a_checkpoint_of_detectron2s_trainer_is_gone_on_with(main, finished, tmp_path):
@@ -187,13 +240,66 @@ def test_a_broken_state_is_one_line(main, finished, tmp_path, capsys, part, valu
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["trainer"], None, "its trainer is not of this config"),
+        (["trainer"], [1], "its trainer is not of this config"),
+        (["trainer"], "x", "its trainer is not of this config"),
+        (["iteration"], -7, "its iteration is -7, its trainer's 3, expected the same, 0 or more"),
+        (["iteration"], 1, "its iteration is 1, its trainer's 3, expected the same"),
+        (["iteration"], True, "has no number of iterations"),
+        (["trainer", "iteration"], "3", "its iteration is 3, its trainer's 3, expected the same"),
+        (["trainer", "hooks"], [], "its trainer is not of this config"),
+        (
+            ["trainer", "hooks", "LRScheduler", "last_epoch"],
+            "x",
+            "its trainer is not of this config (the scheduler's last_epoch is a str, no number)",
+        ),
+        (["trainer", "hooks", "LRScheduler"], {}, "(the scheduler's last_epoch is missing)"),
+        (["trainer", "hooks", "LRScheduler", "base_lrs"], [1.0], "the scheduler's base_lrs are"),
+        (["trainer", "_trainer", "optimizer"], None, "its trainer is not of this config"),
+        (["trainer", "_trainer", "optimizer", "param_groups"], None, "is not of this config"),
+        (["trainer", "_trainer", "optimizer", "state"], "x", "is not of this config"),
+        (
+            ["trainer", "_trainer", "optimizer", "param_groups", 0, "momentum"],
+            "x",
+            "the optimizer's momentum is a str, no number",
+        ),
+        (
+            ["trainer", "_trainer", "optimizer", "state", 0, "momentum_buffer"],
+            torch.zeros(3, 7),
+            "momentum_buffer is of (3, 7) for a parameter of",
+        ),
+        (
+            ["trainer", "_trainer", "optimizer", "state", 0, "momentum_buffer"],
+            "x",
+            "momentum_buffer is str for a parameter of",
+        ),
+        (["trainer", "_trainer", "skipped"], [], "is not of this config"),
+        (["trainer", "_trainer", "skipped"], {"steps": None, "in_a_row": 0}, "not of this config"),
+    ],
+)
+def test_an_edited_checkpoint_is_one_line(main, finished, tmp_path, capsys, path, value, message):
+    output = stopped_at(tmp_path / "run", finished, 3)
+    part = content = read(output, "model_0000003")
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    torch.save(content, output / "model_0000003.pth")
+    assert main(arguments(output, "--resume", overrides=UNTESTED)) == BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --resume: {output}/model_0000003.pth")
+    assert message in line
+
+
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("SEED", 2**31, "SEED: 2147483648, expected -2147483647 to 2147483647"),
         ("DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler", "expected one of TrainingSampler"),
         ("DATALOADER.RANDOM_SUBSET_RATIO", 1.5, "RANDOM_SUBSET_RATIO: 1.5, expected 0 to 1"),
         ("DATALOADER.REPEAT_THRESHOLD", -0.5, "REPEAT_THRESHOLD: -0.5, expected 0 or more"),
-        ("DATALOADER.ASPECT_RATIO_GROUPING", "None", "GROUPING: 'None', expected one of True"),
+        ("DATALOADER.ASPECT_RATIO_GROUPING", "None", "GROUPING: None, expected True or False"),
     ],
 )
 def test_values_that_no_loader_takes(main, datasets_root, tmp_path, capsys, key, value, message):

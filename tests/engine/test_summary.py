@@ -212,6 +212,32 @@ def test_random_weights_are_not_comparable(summarised):
     assert "- weights: random weights\n" in text
 
 
+@pytest.mark.parametrize(
+    ("resumed_at", "results", "told"),
+    [
+        (200000, RESULTS, "training with evaluation from 200000 on"),
+        (270000, RESULTS, "evaluation, 270000 iterations before"),
+        (270000, None, "270000 iterations before"),
+    ],
+)
+def test_a_resumed_run_says_what_it_has_done(summarised, resumed_at, results, told):
+    facts = RunFacts(**{**vars(TRAINED), "resumed_at": resumed_at})
+    text, _ = summarised(results=results, facts=facts)
+    assert f"- time: 26:03:07, {told}\n" in text
+
+
+def test_a_run_that_is_resumed_behind_its_end_has_trained_before(datasets_root, tmp_path):
+    main = load_tool("tools/train_net.py").main
+    evaluated = {"SOLVER.STEPS": (1,), "TEST.EVAL_PERIOD": 0}
+    assert main(arguments(tmp_path, overrides={**evaluated, "SOLVER.MAX_ITER": 3})) == 0
+    fewer = arguments(tmp_path, "--resume", overrides={**evaluated, "SOLVER.MAX_ITER": 2})
+    assert main(fewer) == 0
+    assert "- iterations: 3\n" in (text := (tmp_path / "summary.md").read_text())
+    assert text.endswith(", evaluation, 3 iterations before\n")
+    line = "nothing is left to train: 3 iterations are done, and SOLVER.MAX_ITER is 2"
+    assert line in (tmp_path / "log.txt").read_text()
+
+
 def test_what_cannot_be_written_is_one_line(summarised, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("ocr_panoptic"), "propagate", True)
     caplog.set_level(logging.INFO)
