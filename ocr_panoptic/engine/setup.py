@@ -158,7 +158,7 @@ def prepare_run(
         quiet_console()
     with contextlib.redirect_stderr(io.StringIO()):
         # Detectron2's report of the environment imports it: where there is a compiler for CUDA and
-        # no GPU, it prints that.
+        # no GPU, an old torch prints that; for a new one see known_warnings.
         importlib.import_module("torch.utils.cpp_extension")
     default_setup(cfg, args)
     # Another process than the one that checked the config knows none yet.
